@@ -1,0 +1,1 @@
+"""What developing Trivium takes; none of it is part of the product."""
