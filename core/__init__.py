@@ -1,0 +1,3 @@
+"""The message logic of Trivium, free of every wire."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,187 @@
+"""The rules that every message obeys, whichever door it came through."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+from msgspec import Struct
+
+from core.errors import InvalidArgument, TooLarge, TriviumError
+from core.messages import Message
+
+TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+#: Offsets are integers that every JSON reader can hold exactly.
+MAX_OFFSET = 2**53 - 1
+
+#: CloudEvents 1.0.2, naming conventions: lower-case letters and digits, at most 20 as it recommends.
+_EXTENSION = re.compile(r"[a-z0-9]{1,20}\Z")
+#: Names that an extension can't take, since they have a place of their own.
+_RESERVED = frozenset(
+    {"id", "source", "type", "specversion", "time", "subject", "datacontenttype", "data", "partitionkey"}
+    | {"topic", "offset"}
+)
+#: CloudEvents 1.0.2, type system: a String has no control characters, surrogates or noncharacters.
+_FORBIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane + end) for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF))
+    + "]"
+)
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's token, not a secret
+#: RFC 9110, section 8.3.1. Possessive, since `; ; ; ;@` would else be tried in 2**n ways.
+_MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|"(?:[^"\\]|\\.)*"))?)*+\Z')
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
+_UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+
+_NO_OFFSET = timedelta(0)
+_json_syntax = msgspec.json.Decoder(msgspec.Raw)
+
+
+def media_type(content_type: str) -> str:
+    """`text/plain` of `Text/Plain; charset=utf-8`."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_json(content_type: str) -> bool:
+    """CloudEvents JSON format 1.0.2, section 3.1: any type `*/json` or `*/*+json`."""
+    subtype = media_type(content_type).partition("/")[2]
+    return subtype == "json" or subtype.endswith("+json")
+
+
+def is_text(content_type: str) -> bool:
+    """Types whose data is UTF-8 text: `text/*`, XML and forms, unless they name another charset."""
+    media = media_type(content_type)
+    if not (
+        media.startswith("text/")
+        or media in ("application/xml", "application/x-www-form-urlencoded")
+        or media.endswith("+xml")
+    ):
+        return False
+    charset = _CHARSET.search(content_type)
+    return charset is None or charset[1].lower() in _UTF8_CHARSETS
+
+
+def check_topic(topic: str, field: str = "topic") -> None:
+    """Raise `InvalidArgument` unless `topic` is a name a topic can have."""
+    if not TOPIC.match(topic):
+        raise InvalidArgument(
+            "must be 1 to 200 letters, digits, '.', '_' or '-', the first a letter or a digit", field=field
+        )
+
+
+def check_offset(value: int, field: str, *, lowest: int = 0) -> None:
+    """Raise `InvalidArgument` unless `value` is an offset or a cursor (`lowest` 1 or 0)."""
+    if not lowest <= value <= MAX_OFFSET:
+        raise InvalidArgument(f"must be an integer from {lowest} to {MAX_OFFSET}", field=field)
+
+
+def check_json(data: bytes, field: str) -> None:
+    """Raise `InvalidArgument` unless `data` is one JSON text in UTF-8 (RFC 8259)."""
+    try:
+        data.decode()  # msgspec.Raw lets invalid UTF-8 through
+        _json_syntax.decode(data)
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"must be UTF-8, byte {error.start} is not", field=field) from error
+    except RecursionError as error:
+        raise InvalidArgument("nests too deeply to be read as JSON", field=field) from error
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"must be valid JSON: {error}", field=field) from error
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds of a message and a batch, in bytes of UTF-8 where not said otherwise."""
+
+    message_bytes: int = 1024 * 1024
+    attributes_bytes: int = 8 * 1024
+    attribute_bytes: int = 255
+    extensions: int = 32
+    batch_messages: int = 1000
+    batch_bytes: int = 4 * 1024 * 1024
+
+    def check_batch(self, messages: Sequence[Message]) -> int:
+        """The bytes of the batch (data and attributes); raises what `check` raises, naming the index."""
+        if not messages:
+            raise InvalidArgument("must hold at least one message", field="messages")
+        if len(messages) == 1:
+            return self.check(messages[0])
+        if len(messages) > self.batch_messages:
+            raise TooLarge(f"{len(messages)} messages, at most {self.batch_messages} in one batch", field="messages")
+        total = 0
+        for index, message in enumerate(messages):
+            try:
+                total += self.check(message)
+            except TriviumError as error:
+                raise error.within(f"messages[{index}]") from error
+        if total > self.batch_bytes:
+            raise TooLarge(f"{total} bytes, at most {self.batch_bytes} in one batch", field="messages")
+        return total
+
+    def check(self, message: Message) -> int:
+        """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""
+        size = (
+            self._string("id", message.id)
+            + self._string("source", message.source)
+            + self._string("type", message.type)
+            + self._string("content_type", message.content_type)
+        )
+        if message.subject is not None:
+            size += self._string("subject", message.subject)
+        if message.key is not None:
+            size += self._string("key", message.key)
+        if message.attributes:
+            size += self._extensions(message)
+        if size > self.attributes_bytes:
+            raise TooLarge(f"{size} bytes, at most {self.attributes_bytes} in all", field="attributes")
+        size += len(message.data)
+        if size > self.message_bytes:
+            raise TooLarge(f"{size} bytes with attributes, at most {self.message_bytes}", field="data")
+        if message.time is not None and message.time.utcoffset() != _NO_OFFSET:
+            raise InvalidArgument("must be in UTC", field="time")
+        self._content(message)
+        return size
+
+    def _string(self, name: str, value: str) -> int:
+        if not value:
+            raise InvalidArgument("must not be empty", field=name)
+        size = _utf8_length(name, value)
+        if size > self.attribute_bytes:
+            raise InvalidArgument(f"must be at most {self.attribute_bytes} bytes, not {size}", field=name)
+        return size
+
+    def _extensions(self, message: Message) -> int:
+        if len(message.attributes) > self.extensions:
+            raise InvalidArgument(
+                f"must be at most {self.extensions}, not {len(message.attributes)}", field="attributes"
+            )
+        size = 0
+        for name, value in message.attributes.items():
+            if not _EXTENSION.match(name) or name in _RESERVED:
+                raise InvalidArgument(
+                    "an extension's name is 1 to 20 of a-z and 0-9, and no attribute's name",
+                    field=f"attributes[{name[:40]!r}]",
+                )
+            size += len(name) + _utf8_length(f"attributes[{name!r}]", value)
+        return size
+
+    def _content(self, message: Message) -> None:
+        if not _MEDIA_TYPE.match(message.content_type):
+            raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
+        if not message.data:  # CloudEvents: data is optional under any content type
+            return
+        if is_json(message.content_type):
+            check_json(message.data, "data")
+        elif is_text(message.content_type):
+            try:
+                message.data.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidArgument(
+                    f"must be UTF-8 as its content type says, byte {error.start} is not", field="data"
+                ) from error
+
+
+def _utf8_length(name: str, value: str) -> int:
+    if value.isascii() and value.isprintable():
+        return len(value)
+    if _FORBIDDEN.search(value):
+        raise InvalidArgument("must not hold control characters, surrogates or noncharacters", field=name)
+    return len(value.encode())

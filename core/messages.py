@@ -1,0 +1,142 @@
+"""The values that Trivium moves: frozen, without locks, sockets or acknowledgement state."""
+
+import os
+import time as _time
+from collections.abc import Mapping
+from datetime import datetime
+
+from msgspec import Struct
+
+DEFAULT_SOURCE = "urn:trivium"
+DEFAULT_TYPE = "trivium.message"
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
+#: W3C trace context and baggage: they tell how a message travelled, not what it says.
+TRACE_ATTRIBUTES = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+class Message(Struct, frozen=True, kw_only=True, gc=False):
+    """What a publisher hands over: the attributes of CloudEvents 1.0 and the data.
+
+    `time` (aware, UTC) is None where the publisher gave none. `key` is CloudEvents' `partitionkey`.
+    `attributes` holds `dataschema` and every extension, by its CloudEvents name, as canonical strings.
+    """
+
+    id: str
+    source: str
+    type: str
+    data: bytes
+    content_type: str
+    subject: str | None = None
+    time: datetime | None = None
+    key: str | None = None
+    attributes: Mapping[str, str] = {}
+
+
+class StoredMessage(Struct, frozen=True, gc=False):
+    """A message at its place in a topic. `time` is the publisher's, or else when it was stored."""
+
+    topic: str
+    offset: int
+    time: datetime
+    message: Message
+
+
+class Published(Struct, frozen=True, gc=False):
+    """Where a published message stands; `duplicate` if its identity was stored before."""
+
+    topic: str
+    offset: int
+    id: str
+    duplicate: bool
+
+
+class Page(Struct, frozen=True):
+    """Messages of one topic in offset order. `next` is the cursor that continues after them."""
+
+    messages: tuple[StoredMessage, ...]
+    next: int
+
+
+class TopicHead(Struct, frozen=True, gc=False):
+    """A topic and the offset of its newest message."""
+
+    topic: str
+    head: int
+
+
+class TopicPage(Struct, frozen=True):
+    """Topics in name order. `next` is the name to continue after, None at the end."""
+
+    topics: tuple[TopicHead, ...]
+    next: str | None
+
+
+class Greeting(Struct, frozen=True):
+    """What `get data` answers with while its topic is empty."""
+
+    topic: str
+    text: str
+
+
+def new_message(
+    data: bytes,
+    *,
+    id: str | None = None,
+    source: str | None = None,
+    type: str | None = None,
+    content_type: str | None = None,
+    subject: str | None = None,
+    time: datetime | None = None,
+    key: str | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> Message:
+    """A message with what its publisher left out filled in; `Limits.check` judges it later."""
+    return Message(
+        id=uuid7() if id is None else id,
+        source=DEFAULT_SOURCE if source is None else source,
+        type=DEFAULT_TYPE if type is None else type,
+        data=data,
+        content_type=DEFAULT_CONTENT_TYPE if content_type is None else content_type,
+        subject=subject,
+        time=time,
+        key=key,
+        attributes=attributes or {},
+    )
+
+
+def weight(message: Message) -> int:
+    """About the bytes that a message takes on a wire, never less than its protobuf form."""
+    extensions = sum(len(name) + 4 * len(value) + 8 for name, value in message.attributes.items())
+    strings = len(message.id) + len(message.source) + len(message.type) + len(message.content_type)
+    return len(message.data) + 4 * (strings + len(message.subject or "") + len(message.key or "")) + extensions + 300
+
+
+def same_content(one: Message, other: Message) -> bool:
+    """Whether two messages of one identity say the same.
+
+    Trace context is left out, since a retry has another span; `time` counts only where both publishers gave it.
+    """
+    return (
+        one.data == other.data
+        and one.type == other.type
+        and one.content_type == other.content_type
+        and one.subject == other.subject
+        and one.key == other.key
+        and (one.time is None or other.time is None or one.time == other.time)
+        and _without_trace(one.attributes) == _without_trace(other.attributes)
+    )
+
+
+def _without_trace(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    if TRACE_ATTRIBUTES.isdisjoint(attributes):
+        return attributes
+    return {name: value for name, value in attributes.items() if name not in TRACE_ATTRIBUTES}
+
+
+def uuid7() -> str:
+    """A UUID of version 7 (RFC 9562): ordered by time, which keeps the identity index compact."""
+    value = (_time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

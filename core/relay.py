@@ -1,0 +1,299 @@
+"""The relay: every stored message to the broker, in order per topic, until the broker holds it."""
+
+import asyncio
+import heapq
+import itertools
+import random
+from asyncio import Future
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import structlog
+from msgspec import Struct
+
+from core.errors import TriviumError
+from core.health import Health, State
+from core.messages import StoredMessage, weight
+from core.ports import BrokerPublisher, MessageLog, Undeliverable, Unroutable
+from core.settings import Settings
+
+log = structlog.get_logger("trivium.relay")
+
+#: The reader under whose name the log keeps the cursors.
+READER = "relay"
+#: One turn of a topic before the next one has its turn.
+_TURN_MESSAGES = 200
+_TURN_BYTES = 1024 * 1024
+#: Topics that had nothing due lately and need no probe when they have.
+_IDLE_ROUTES = 10_000
+#: The first pause of a held topic; it doubles up to `probe_seconds`.
+_FIRST_PAUSE_SECONDS = 0.1
+#: Held topics are probed one after another, at most so often: however many there are, they cost a trickle.
+_PROBES_PER_SECOND = 50.0
+#: Outstanding confirms are awaited this long at the end; what is not confirmed stays due.
+_FLUSH_SECONDS = 5.0
+
+
+class RelaySettings(Struct, frozen=True, kw_only=True):
+    """As the settings of these names say, each with `relay_` before it."""
+
+    start: str
+    unroutable: str
+    window_messages: int
+    window_bytes: int
+    probe_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            start=settings.relay_from,
+            unroutable=settings.relay_unroutable,
+            window_messages=settings.relay_window_messages,
+            window_bytes=settings.relay_window_bytes,
+            probe_seconds=settings.relay_probe_seconds,
+        )
+
+
+class _Sent:
+    """A message in flight."""
+
+    __slots__ = ("bytes", "confirmed", "offset", "round")
+
+    def __init__(self, offset: int, size: int, round_: int) -> None:
+        self.offset = offset
+        self.bytes = size
+        self.round = round_
+        self.confirmed = False
+
+
+class _Route:
+    """A topic that has something to relay.
+
+    Everything up to `cursor` is confirmed; `cursor + 1 .. sent` is in flight. A failure starts a new
+    `round` from the cursor: answers to sends of an earlier round no longer count. The window is open once
+    a message of the round was confirmed; until then one message at a time goes out, as a probe.
+    """
+
+    __slots__ = (
+        "cursor", "failures", "head", "held", "in_flight", "open", "queued", "round", "sent", "topic", "unroutable"
+    )  # fmt: skip
+
+    def __init__(self, topic: str, cursor: int, head: int) -> None:
+        self.topic = topic
+        self.cursor = cursor
+        self.sent = cursor
+        self.head = head
+        self.in_flight: deque[_Sent] = deque()
+        self.open = False
+        self.round = 0
+        self.failures = 0
+        self.queued = False  # waits for its turn, or has it
+        self.held = False  # pauses
+        self.unroutable = False  # since a message that no queue took
+
+    @property
+    def ready(self) -> bool:
+        return not self.queued and not self.held and self.sent < self.head and (self.open or not self.in_flight)
+
+
+class Relay:
+    """Moves a cursor per topic. It is at least once: see promise 5 of the README for what repeats look like."""
+
+    name = "relay"
+
+    def __init__(self, log: MessageLog, broker: BrokerPublisher, settings: RelaySettings, health: Health) -> None:
+        self._log = log
+        self._broker = broker
+        self._settings = settings
+        self._health = health
+        self._cursors: dict[str, int] = {}
+        self._routes: dict[str, _Route] = {}
+        self._idle: dict[str, _Route] = {}
+        self._turns: deque[_Route] = deque()
+        self._held: list[tuple[float, int, _Route]] = []
+        self._ticket = itertools.count()
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._last_probe = 0.0
+        self._unroutable = 0
+        self._messages = 0
+        self._bytes = 0
+        self._moved = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def in_flight(self) -> int:
+        """Messages sent and not yet confirmed."""
+        return self._messages
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        found = await self._log.cursors(READER)
+        if found is None:
+            found = await self._heads() if self._settings.start == "now" else {}
+            self._log.save_cursors(READER, found)
+        self._cursors = dict(found)
+        self._unwatch = self._log.watch(self._due)
+        self._due(await self._heads())
+        self._task = self._loop.create_task(self._run(), name="relay")
+        self._health.report("relay", State.OK)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._unwatch()
+        self._stopping = True
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                while self._messages:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            log.warning("confirms are outstanding, these messages are sent again at the next start", n=self._messages)
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+
+    async def wait(self) -> None:
+        """Never returns; raises what ended the relay."""
+        await asyncio.shield(self._task)
+
+    async def _heads(self) -> dict[str, int]:
+        heads: dict[str, int] = {}
+        after = ""
+        while topics := await self._log.topics(after, 1000):
+            heads.update((one.topic, one.head) for one in topics)
+            after = topics[-1].topic
+        return heads
+
+    def _due(self, heads: Mapping[str, int]) -> None:
+        for topic, head in heads.items():
+            route = self._routes.get(topic)
+            if route is None:
+                cursor = self._cursors.get(topic, 0)
+                if head <= cursor:
+                    continue
+                route = self._idle.pop(topic) if topic in self._idle else _Route(topic, cursor, head)
+                self._routes[topic] = route
+            route.head = max(route.head, head)
+            self._queue(route)
+
+    def _queue(self, route: _Route) -> None:
+        """Give the route a turn if it can send something."""
+        if route.ready and not self._stopping:
+            route.queued = True
+            self._turns.append(route)
+            self._moved.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._broker.ready()
+            room = self._settings.window_messages - self._messages
+            space = self._settings.window_bytes - self._bytes
+            if not self._turns or room <= 0 or space <= 0:
+                self._moved.clear()
+                await self._moved.wait()
+                continue
+            route = self._turns.popleft()
+            if not route.held:  # else it failed while it waited for this turn
+                await self._turn(route, min(room, _TURN_MESSAGES) if route.open else 1, min(space, _TURN_BYTES))
+            route.queued = False
+            self._queue(route)
+
+    async def _turn(self, route: _Route, limit: int, max_bytes: int) -> None:
+        begun = route.round
+        try:
+            messages = await self._log.read(route.topic, route.sent, limit, max_bytes)
+        except TriviumError as error:  # the log has told of it
+            if route.round == begun:
+                self._hold(route, error)
+            return
+        if route.round == begun:  # else it failed while we read
+            for stored in messages:
+                self._send(route, stored)
+
+    def _send(self, route: _Route, stored: StoredMessage) -> None:
+        sent = _Sent(stored.offset, weight(stored.message), route.round)
+        route.in_flight.append(sent)
+        route.sent = stored.offset
+        self._messages += 1
+        self._bytes += sent.bytes
+        self._broker.publish(stored).add_done_callback(lambda answer: self._answered(route, sent, answer))
+
+    def _answered(self, route: _Route, sent: _Sent, answer: Future[None]) -> None:
+        self._messages -= 1
+        self._bytes -= sent.bytes
+        self._moved.set()
+        failure = Undeliverable("the broker gave it up") if answer.cancelled() else answer.exception()
+        if sent.round != route.round:
+            return
+        if failure is None or (isinstance(failure, Unroutable) and self._settings.unroutable == "skip"):
+            sent.confirmed = True
+            self._advance(route)
+        else:
+            self._hold(route, failure)
+
+    def _advance(self, route: _Route) -> None:
+        before = route.cursor
+        while route.in_flight and route.in_flight[0].confirmed:
+            route.cursor = route.in_flight.popleft().offset
+        if route.cursor == before:
+            return
+        self._cursors[route.topic] = route.cursor
+        self._log.save_cursors(READER, {route.topic: route.cursor})
+        route.open = True
+        route.failures = 0
+        self._count_unroutable(route, False)
+        if route.cursor < route.head:
+            self._queue(route)
+            return
+        self._idle[route.topic] = self._routes.pop(route.topic)
+        if len(self._idle) > _IDLE_ROUTES:
+            del self._idle[next(iter(self._idle))]
+
+    def _hold(self, route: _Route, failure: BaseException) -> None:
+        """Begin again at the cursor, with a probe, after a pause that grows."""
+        route.round += 1
+        route.in_flight.clear()
+        route.sent = route.cursor
+        route.open = False
+        route.held = True
+        self._count_unroutable(route, isinstance(failure, Unroutable))
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(route.failures, 20), self._settings.probe_seconds)
+        route.failures += 1
+        due = self._loop.time() + pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads probes
+        heapq.heappush(self._held, (due, next(self._ticket), route))
+        if self._held[0][2] is route:
+            self._await_probe()
+
+    def _await_probe(self) -> None:
+        if self._probe_timer is not None:  # for a topic whose turn comes later
+            self._probe_timer.cancel()
+        if self._held and not self._stopping:
+            at = max(self._held[0][0], self._last_probe + 1 / _PROBES_PER_SECOND)
+            self._probe_timer = self._loop.call_at(at, self._probe)
+
+    def _probe(self) -> None:
+        self._probe_timer = None
+        self._last_probe = self._loop.time()
+        if self._held[0][0] <= self._last_probe:
+            _, _, route = heapq.heappop(self._held)
+            route.held = False
+            self._queue(route)
+        self._await_probe()
+
+    def _count_unroutable(self, route: _Route, unroutable: bool) -> None:
+        if route.unroutable == unroutable:
+            return
+        before = self._unroutable
+        route.unroutable = unroutable
+        self._unroutable += 1 if unroutable else -1
+        if not before:
+            log.info("topics are held until a queue is bound for them", first=route.topic)
+        elif not self._unroutable:
+            log.info("no topic is held any more")
+        held = f"{self._unroutable} topics are held, no queue takes their messages" if self._unroutable else ""
+        self._health.report("relay", State.OK, held)

@@ -1,0 +1,208 @@
+"""The settings: one frozen value, read once from five places and validated whole.
+
+Every field `x_y` is the flag `--x-y`, the variable `TRIVIUM_X_Y`, the secret file named by `TRIVIUM_X_Y_FILE`
+and the TOML key `x_y` (or `x-y`); a flag beats the environment, that beats the file, that beats TOML.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from core.limits import TOPIC, Limits
+from core.logs import LogFormat
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1024)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+#: `--data-dir` of a store that lives in memory and ends with the process, for tests.
+MEMORY = ":memory:"
+#: Other names for a variable, where a convention exists.
+ALIASES = {"amqp_url": "AMQP_URL"}
+_TRUE_FALSE = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _help(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be set. Units are in the names; each description says why the default is what it is."""
+
+    rest: Annotated[bool, _help("Serve REST.")] = True
+    grpc: Annotated[bool, _help("Serve gRPC.")] = True
+    amqp: Annotated[bool, _help("Connect to RabbitMQ.")] = True
+    data_dir: Annotated[str, _help("Folder of the log; ':memory:' keeps it in memory, for tests.")] = "./data"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _help("Least level that is logged.")] = "info"
+    log_format: Annotated[LogFormat, _help("'auto' is text on a terminal and JSON elsewhere.")] = "auto"
+    drain_seconds: Annotated[
+        Seconds, _help("Time to finish work after SIGTERM; under the 30 s that orchestrators give.")
+    ] = 20.0
+
+    default_topic: Annotated[str, Meta(pattern=f"^{TOPIC.pattern}"), _help("Topic of `get data`.")] = "data"
+    greeting: Annotated[str, _help("Answer of `get data` on an empty topic.")] = "Hello from Trivium"
+
+    max_message_bytes: Annotated[Bytes, _help("A message, data and attributes; brokers slow down above 1 MiB.")] = (
+        1024 * 1024
+    )
+    max_attributes_bytes: Annotated[Bytes, _help("All attributes of a message; fits HTTP's header limits.")] = 8 * 1024
+    max_extensions: Annotated[Positive, _help("Extension attributes of a message.")] = 32
+    max_batch_messages: Annotated[Positive, _help("Messages of one batch.")] = 1000
+    max_batch_bytes: Annotated[Bytes, _help("One batch, data and attributes.")] = 4 * 1024 * 1024
+    max_topics: Annotated[
+        Annotated[int, Meta(ge=1, le=8_000_000)], _help("Topics of the log; each costs some 300 bytes of memory.")
+    ] = 250_000
+    max_uncommitted_bytes: Annotated[Bytes, _help("Admitted messages that wait for their commit.")] = 64 * 1024 * 1024
+    max_streams: Annotated[Positive, _help("Followers and waiting reads of all doors together.")] = 5000
+    tail_bytes: Annotated[Bytes, _help("Newest messages kept in memory, shared by all readers.")] = 64 * 1024 * 1024
+    commit_seconds: Annotated[Seconds, _help("A commit that takes longer answers `deadline_exceeded`.")] = 30.0
+
+    rest_host: Annotated[str, _help("Address of the REST door; loopback until rights are set up.")] = "127.0.0.1"
+    rest_port: Annotated[Port, _help("Port of the REST door; 0 takes a free one.")] = 8080
+    rest_body_bytes: Annotated[Bytes, _help("A request body; above a batch in base64, so that our limits answer.")] = (
+        8 * 1024 * 1024
+    )
+    rest_body_seconds: Annotated[Seconds, _help("Time for a body to arrive; stops slow senders.")] = 30.0
+    rest_inflight_bytes: Annotated[Bytes, _help("Request bodies in memory at once, over all connections.")] = (
+        64 * 1024 * 1024
+    )
+    rest_comment_seconds: Annotated[Seconds, _help("Pause between comments on an idle SSE stream.")] = 15.0
+
+    grpc_host: Annotated[str, _help("Address of the gRPC door; loopback until rights are set up.")] = "127.0.0.1"
+    grpc_port: Annotated[Port, _help("Port of the gRPC door; 0 takes a free one.")] = 50051
+    grpc_receive_bytes: Annotated[Bytes, _help("A received gRPC message; above our limits, so that ours answer.")] = (
+        8 * 1024 * 1024
+    )
+    grpc_rpcs: Annotated[Positive, _help("RPCs at once, streams included; each may buffer a message.")] = 2000
+
+    amqp_url: Annotated[str, _help("RabbitMQ; `AMQP_URL` is read too.")] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,100}\Z"), _help("First part of queue names.")] = (
+        "trivium"
+    )
+    amqp_declare: Annotated[bool, _help("Declare exchanges and queues; else only check that they exist.")] = True
+    amqp_prefetch: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)], _help("Unacknowledged inbox messages; one commit group's worth.")
+    ] = 500
+    amqp_rpc_prefetch: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)], _help("AMQP RPCs at once, waiting reads included.")
+    ] = 100
+    amqp_confirm_seconds: Annotated[Seconds, _help("A broker that confirms later counts as lost.")] = 30.0
+    amqp_retry_seconds: Annotated[Seconds, _help("Longest pause between attempts to connect.")] = 5.0
+
+    relay_from: Annotated[
+        Literal["start", "now"], _help("Where the relay begins in a topic that it never relayed.")
+    ] = "start"
+    relay_unroutable: Annotated[
+        Literal["hold", "skip"], _help("What to do with messages no queue takes: hold the topic, or skip them.")
+    ] = "hold"
+    relay_window_messages: Annotated[Positive, _help("Unconfirmed messages in flight; hides a round trip.")] = 1000
+    relay_window_bytes: Annotated[Bytes, _help("Unconfirmed bytes in flight.")] = 8 * 1024 * 1024
+    relay_probe_seconds: Annotated[Seconds, _help("Longest pause between probes of a held topic.")] = 30.0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            message_bytes=self.max_message_bytes,
+            attributes_bytes=self.max_attributes_bytes,
+            extensions=self.max_extensions,
+            batch_messages=self.max_batch_messages,
+            batch_bytes=self.max_batch_bytes,
+        )
+
+
+class InvalidSettings(Exception):
+    """Every problem found, each naming where the value came from and never the value of a secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Option(Struct, frozen=True):
+    """One setting as a command line sees it."""
+
+    name: str
+    default: Any
+    description: str
+    is_switch: bool
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+def options() -> list[Option]:
+    """All settings, in the order of their declaration."""
+    types = get_type_hints(Settings, include_extras=True)
+    return [_option(field.name, field.default, types[field.name]) for field in msgspec.structs.fields(Settings)]
+
+
+def _option(name: str, default: Any, kind: Any) -> Option:
+    """`kind` is Annotated[plain type, Meta(...), ...]: get_type_hints has made nested ones flat."""
+    plain = get_args(kind)[0]
+    texts = [meta.description for meta in kind.__metadata__ if meta.description]
+    choices = get_args(plain) if get_origin(plain) is Literal else ()
+    return Option(name, default, texts[-1], plain is bool, choices)
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str], toml: Path | None = None) -> Settings:
+    """Settings from the command line's values, the environment and TOML; `InvalidSettings` lists all problems."""
+    problems: list[str] = []
+    from_toml = _read_toml(toml, problems) if toml is not None else {}
+    types = get_type_hints(Settings, include_extras=True)
+    values: dict[str, Any] = {}
+    for name, kind in types.items():
+        found = _find(name, flags, environment, from_toml, problems)
+        if found is None:
+            continue
+        origin, value = found
+        if isinstance(value, str) and value.lower() in _TRUE_FALSE and get_args(kind)[0] is bool:
+            value = _TRUE_FALSE[value.lower()]
+        try:
+            values[name] = msgspec.convert(value, kind, strict=not isinstance(value, str))
+        except msgspec.ValidationError as error:
+            problems.append(f"{origin}: {error}")
+    problems.extend(f"{toml}: no setting is named {name!r}" for name in from_toml if name not in types)
+    if problems:
+        raise InvalidSettings(problems)
+    return Settings(**values)
+
+
+def _find(
+    name: str,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    from_toml: Mapping[str, Any],
+    problems: list[str],
+) -> tuple[str, Any] | None:
+    """Where the value of `name` comes from, and the value; None for the default."""
+    if flags.get(name) is not None:
+        return f"--{name.replace('_', '-')}", flags[name]
+    variable = f"TRIVIUM_{name.upper()}"
+    for candidate in filter(None, (variable, ALIASES.get(name))):
+        if candidate in environment:
+            return candidate, environment[candidate]
+    secret = f"{variable}_FILE"
+    if secret in environment:
+        try:
+            return secret, Path(environment[secret]).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            problems.append(f"{secret}: can't read the file it names: {reason}")  # the name may be the secret itself
+            return None
+    return (name, from_toml[name]) if name in from_toml else None
+
+
+def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: {error}")
+        return {}

@@ -1,0 +1,183 @@
+"""The log in SQLite: one writer, a few readers, the newest messages in memory."""
+
+import asyncio
+import itertools
+import os
+from asyncio import Future
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import apsw
+from msgspec import Struct
+
+from core.errors import TriviumError
+from core.health import Health, State
+from core.messages import Message, Published, StoredMessage, TopicHead
+from core.ports import Clock
+from core.settings import MEMORY, Settings
+from core.stores.groups import GroupCommit, Unit
+from core.stores.lock import DirectoryLock
+from core.stores.readers import Readers
+from core.stores.schema import migrate
+from core.stores.tails import Tails
+from core.stores.writer import Writer
+
+_BUSY_MILLISECONDS = 5000
+_WRITER_CACHE_KIB = 32 * 1024
+_names = itertools.count()
+
+
+class LogBounds(Struct, frozen=True, kw_only=True):
+    """What the log may use, as the settings of these names say."""
+
+    max_topics: int
+    max_uncommitted_bytes: int
+    tail_bytes: int
+    commit_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(**{name: getattr(settings, name) for name in cls.__struct_fields__})
+
+
+class SqliteLog:
+    """A `MessageLog` in the file `trivium.db` of a folder, or in memory (`:memory:`) for tests.
+
+    `synchronous=FULL`: a commit has been through fsync. With NORMAL a power cut loses acknowledged ones.
+    """
+
+    def __init__(self, data_dir: str, bounds: LogBounds, clock: Clock, health: Health) -> None:
+        self._in_memory = data_dir == MEMORY
+        self._folder = Path(data_dir)
+        self._bounds = bounds
+        self._clock = clock
+        self._health = health
+        self._tails = Tails(bounds.tail_bytes)
+        self._watchers: list[Callable[[Mapping[str, int]], None]] = []
+        self._memory_name = f"file:/trivium-{os.getpid()}-{next(_names)}?vfs=memdb"
+
+    @property
+    def groups(self) -> GroupCommit:
+        return self._groups
+
+    async def __aenter__(self) -> Self:
+        """Open the log. Raises `StoreLocked`, `UnknownSchema`, `OSError` or `apsw.Error`."""
+        self._lock = DirectoryLock(self._folder)
+        if not self._in_memory:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        try:
+            connection = await asyncio.to_thread(self._open_to_write)
+            self._connection = connection
+            self._writer = Writer(connection, self._clock, self._bounds.max_topics)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._tails.heads = {topic.name: topic.head for topic in self._writer.topics.values()}
+        self._readers = Readers(self._connect)
+        self._groups = GroupCommit(
+            self._writer,
+            max_bytes=self._bounds.max_uncommitted_bytes,
+            commit_seconds=self._bounds.commit_seconds,
+            committed=self._committed,
+            failed=self._failed,
+        )
+        self._groups.start()
+        self._health.report("store", State.OK)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+        await self._groups.close()
+        await self._readers.close()
+        self._connection.close()
+        self._lock.release()
+
+    async def wait(self) -> None:
+        """Never returns; raises `StoreBroken` once the store is."""
+        await self._groups.wait()
+
+    def append(self, topic: str, messages: Sequence[Message], size: int) -> Future[tuple[Published, ...]]:
+        return self._groups.submit(topic, messages, size)
+
+    async def head(self, topic: str) -> int:
+        return self._tails.heads.get(topic, 0)
+
+    async def newest(self, topic: str) -> StoredMessage | None:
+        newest = self._tails.newest(topic)
+        if newest is None and (head := self._tails.heads.get(topic)):
+            for newest in await self._readers.page(topic, head - 1, head, limit=1, max_bytes=0):
+                self._tails.remember(newest)
+        return newest
+
+    async def read(self, topic: str, after: int, limit: int, max_bytes: int) -> tuple[StoredMessage, ...]:
+        found = self._tails.after(topic, after, limit, max_bytes)
+        if found is None:
+            head = self._tails.heads[topic]
+            found = await self._readers.page(topic, after, head, limit=limit, max_bytes=max_bytes)
+        return found
+
+    async def topics(self, after: str, limit: int) -> tuple[TopicHead, ...]:
+        found = await self._readers.topics(after, limit)
+        return tuple(TopicHead(one.topic, self._tails.heads.get(one.topic, one.head)) for one in found)
+
+    async def beyond(self, topic: str, cursor: int) -> None:
+        await self._tails.beyond(topic, cursor)
+
+    def release(self) -> None:
+        self._tails.release()
+
+    def watch(self, listener: Callable[[Mapping[str, int]], None]) -> Callable[[], None]:
+        self._watchers.append(listener)
+        return lambda: self._watchers.remove(listener)
+
+    async def cursors(self, reader: str) -> Mapping[str, int] | None:
+        return await self._readers.cursors(reader)
+
+    def save_cursors(self, reader: str, cursors: Mapping[str, int]) -> None:
+        self._groups.save_cursors(reader, cursors)
+
+    def _committed(self, units: Sequence[Unit]) -> None:
+        heads = self._tails.extend(one for unit in units for one in unit.stored)
+        if heads:
+            for listener in self._watchers:
+                listener(heads)
+
+    def _failed(self, error: TriviumError | None) -> None:
+        if error is None:
+            self._health.report("store", State.OK)
+        else:
+            self._health.report("store", State.DEGRADED, f"publishing fails: {error.detail}")
+
+    def _open_to_write(self) -> apsw.Connection:
+        connection = self._connect()
+        if not self._in_memory:
+            connection.pragma("journal_mode", "wal")
+            connection.pragma("synchronous", "full")
+            connection.pragma("wal_autocheckpoint", 0)  # the writer does it, when it is idle
+            connection.pragma("cache_size", -_WRITER_CACHE_KIB)
+        migrate(connection)
+        if not self._in_memory:
+            _sync_folder(self._folder)
+        return connection
+
+    def _connect(self) -> apsw.Connection:
+        name = self._memory_name if self._in_memory else str(self._folder / "trivium.db")
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(name, flags=flags)
+        connection.set_busy_timeout(_BUSY_MILLISECONDS)
+        return connection
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the files' names in the folder, and its own name, survive a power cut."""
+    for path in (folder, folder.absolute().parent):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

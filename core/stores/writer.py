@@ -1,0 +1,188 @@
+"""The one connection that writes: it appends groups of messages and keeps the write-ahead log short."""
+
+from collections.abc import Iterable, Sequence
+
+import apsw
+
+from core.errors import Conflict, Internal, TooLarge, TriviumError, Unavailable
+from core.messages import Message, Published, StoredMessage, same_content
+from core.ports import Clock
+from core.stores import rows
+from core.stores.groups import Cursors, StoreBroken, Unit, log
+
+_INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"  # noqa: S608
+_FIND = f"SELECT {rows.COLUMNS} FROM messages WHERE topic = ? AND id = ? AND source = ?"  # noqa: S608
+_REMOVE = "DELETE FROM messages WHERE position > ? AND position <= ?"
+_SAVE_HEAD = (
+    "INSERT INTO topics (number, name, head) VALUES (?,?,?) ON CONFLICT (number) DO UPDATE SET head = excluded.head"
+)
+_SAVE_CURSOR = (
+    "INSERT INTO cursors (reader, topic, offset) VALUES (?,?,?) "
+    "ON CONFLICT (reader, topic) DO UPDATE SET offset = excluded.offset"
+)
+#: Checkpoint an idle store above this, a busy one (readers are waited for) above that.
+_CHECKPOINT_BYTES = 4 * 1024 * 1024
+_CHECKPOINT_BUSY_BYTES = 64 * 1024 * 1024
+
+
+class Topic:
+    """A topic as the writer knows it; `head` runs ahead of the commit within a group."""
+
+    __slots__ = ("committed", "head", "name", "number")
+
+    def __init__(self, number: int, name: str, head: int) -> None:
+        self.number = number
+        self.name = name
+        self.head = head
+        self.committed = head
+
+
+class Writer:
+    """A `Committer` on SQLite. It is the only writer, so it gives offsets from memory."""
+
+    def __init__(self, connection: apsw.Connection, clock: Clock, max_topics: int) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._clock = clock
+        self._max_topics = max_topics
+        self._wal_bytes = 0
+        self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
+        self._page_bytes: int = connection.pragma("page_size")
+        self.topics = {
+            name: Topic(number, name, head)
+            for number, name, head in connection.execute("SELECT number, name, head FROM topics")
+        }
+        self._last_number = max((topic.number for topic in self.topics.values()), default=0)
+        self._free_numbers: list[int] = []  # of topics whose first message was refused: there are only 2**23
+        connection.set_wal_hook(self._wal_grew)
+
+    def commit(self, units: Sequence[Unit], cursors: Cursors) -> None:
+        touched: set[Topic] = set()
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            for unit in units:
+                try:
+                    topic = self.topics.get(unit.topic) or self._new_topic(unit.topic)
+                    touched.add(topic)
+                    self._append(topic, unit)
+                except TriviumError as error:
+                    unit.error = error
+            self._cursor.executemany(
+                _SAVE_HEAD,
+                [(topic.number, topic.name, topic.head) for topic in touched if topic.head > topic.committed],
+            )
+            self._save_cursors(cursors)
+            self._cursor.execute("COMMIT")
+        except BaseException as error:
+            self._undo(touched)
+            raise _meaning(error) from error
+        for topic in touched:
+            topic.committed = topic.head
+        self._forget_empty(touched)
+
+    def tidy(self, *, idle: bool) -> None:
+        if self._wal_bytes > self._checkpoint_at:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_RESTART)
+        elif idle and self._wal_bytes > _CHECKPOINT_BYTES:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _new_topic(self, name: str) -> Topic:
+        if len(self.topics) >= self._max_topics:
+            raise TooLarge(f"there are {self._max_topics} topics already (max_topics)", field="topic")
+        if self._free_numbers:
+            number = self._free_numbers.pop()
+        else:
+            number = self._last_number = self._last_number + 1
+        topic = self.topics[name] = Topic(number, name, 0)
+        return topic
+
+    def _forget_empty(self, touched: Iterable[Topic]) -> None:
+        for topic in touched:
+            if not topic.committed:
+                del self.topics[topic.name]
+                self._free_numbers.append(topic.number)
+
+    def _append(self, topic: Topic, unit: Unit) -> None:
+        first = topic.head
+        now = self._clock.now()
+        stored: list[StoredMessage] = []
+        published: list[Published] = []
+        try:
+            for index, message in enumerate(unit.messages):
+                offset = topic.head + 1
+                time = message.time or now
+                self._cursor.execute(_INSERT, rows.to_row(topic.number, offset, time, message))
+                if self._connection.changes():
+                    topic.head = offset
+                    stored.append(StoredMessage(topic.name, offset, time, message))
+                    published.append(Published(topic.name, offset, message.id, False))
+                else:
+                    offset = self._repeated(topic, message, index if len(unit.messages) > 1 else None)
+                    published.append(Published(topic.name, offset, message.id, True))
+        except Exception as error:
+            if isinstance(error, apsw.Error):
+                raise  # the group fails as a whole
+            self._cursor.execute(_REMOVE, (rows.position(topic.number, first), rows.position(topic.number, topic.head)))
+            topic.head = first
+            if isinstance(error, TriviumError):
+                raise
+            log.exception("a message can't be stored", topic=topic.name)
+            raise Internal("the message could not be stored") from error
+        unit.stored = stored
+        unit.published = tuple(published)
+
+    def _repeated(self, topic: Topic, message: Message, index: int | None) -> int:
+        """The offset of the message that has this identity; `Conflict` if it says something else."""
+        (row,) = self._cursor.execute(_FIND, (topic.number, message.id, message.source))
+        first = rows.from_row(topic.name, row)
+        if same_content(first.message, message):
+            return first.offset
+        error = Conflict(f"was published before with other content, at offset {first.offset}", field="id")
+        raise error if index is None else error.within(f"messages[{index}]")
+
+    def _save_cursors(self, cursors: Cursors) -> None:
+        for reader, offsets in cursors.items():
+            self._cursor.execute(_SAVE_CURSOR, (reader, 0, 0))  # remembers that there is such a reader
+            self._cursor.executemany(
+                _SAVE_CURSOR,
+                [(reader, self.topics[name].number, offset) for name, offset in offsets.items() if name in self.topics],
+            )
+
+    def _undo(self, touched: Iterable[Topic]) -> None:
+        for topic in touched:
+            topic.head = topic.committed
+        self._forget_empty(touched)
+        if self._connection.in_transaction:  # SQLite ends it by itself after some errors
+            try:
+                self._cursor.execute("ROLLBACK")
+            except apsw.Error as error:
+                raise StoreBroken(f"a group can't be rolled back: {error}") from error
+
+    def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_bytes = pages * self._page_bytes
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self, mode: int) -> None:
+        try:
+            frames, done = self._connection.wal_checkpoint(mode=mode)
+        except (apsw.BusyError, apsw.FullError) as error:
+            log.warning("checkpoint put off", reason=str(error))
+            self._checkpoint_at = self._wal_bytes + _CHECKPOINT_BUSY_BYTES  # it waits for readers: not at every group
+            return
+        except apsw.Error as error:
+            raise StoreBroken(f"a checkpoint failed: {error}") from error
+        if frames == done:
+            self._wal_bytes = 0
+            self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
+
+
+def _meaning(error: BaseException) -> BaseException:
+    """What an error of a group means for those who wait for it."""
+    if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+        return Unavailable("the disk is full, nothing was stored", retry_after=5.0)
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return Unavailable("another program holds the database, nothing was stored")
+    if isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NotADBError):
+        # after a failed fsync the kernel may have dropped the pages: a retry could seem to succeed
+        return StoreBroken(f"the store failed: {error}")
+    return error

@@ -1,0 +1,76 @@
+"""Fixtures of the core, a log in memory and the service on it; and a RabbitMQ for all who need one."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from core.health import Health
+from core.ports import SystemClock
+from core.service import LocalService
+from core.settings import MEMORY, Settings
+from core.stores.sqlite import LogBounds, SqliteLog
+from tools.rabbitmq import Node, NodeError
+
+pytest_plugins = ["testing.plugin"]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings for tests: in memory, on free ports."""
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+async def log(settings: Settings, health: Health) -> AsyncIterator[SqliteLog]:
+    """A log in memory."""
+    async with SqliteLog(settings.data_dir, LogBounds.of(settings), SystemClock(), health) as log:
+        yield log
+
+
+@pytest.fixture
+def service(log: SqliteLog, settings: Settings) -> LocalService:
+    """The service on that log."""
+    return LocalService.of(log, settings)
+
+
+@pytest.fixture(scope="session")
+def amqp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker that stays up: the one of AMQP_URL, or a private node for all tests together."""
+    if url := os.environ.get("AMQP_URL"):
+        yield url
+        return
+    with started_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node.url
+
+
+@pytest.fixture
+def amqp_prefix() -> str:
+    """A name of this test's own for its exchanges and queues."""
+    return f"test-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def rabbitmq_node(tmp_path: Path) -> Iterator[Node]:
+    """A node of this test's own, which it may stop, kill, freeze and start."""
+    with started_node(tmp_path / "rabbitmq") as node:
+        yield node
+
+
+def started_node(folder: Path) -> Node:
+    """A node that runs; where RabbitMQ is not installed the test is skipped, but never in CI."""
+    node = Node(folder)
+    try:
+        node.start()
+    except NodeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return node

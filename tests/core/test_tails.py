@@ -1,0 +1,176 @@
+"""The newest messages in memory."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.messages import StoredMessage, new_message, weight
+from core.stores.tails import _OBJECTS, Tails
+from tests.core.opening import offsets
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored(topic: str, offset: int, size: int = 10) -> StoredMessage:
+    return StoredMessage(topic, offset, NOW, new_message(b"x" * size))
+
+
+#: What one such message counts.
+COST = weight(stored("a", 1).message) + _OBJECTS
+
+
+def some(topic: str, first: int, last: int) -> list[StoredMessage]:
+    return [stored(topic, offset) for offset in range(first, last + 1)]
+
+
+def test_what_was_committed_can_be_read_from_any_cursor() -> None:
+    """Within the limits of a page; nothing after the head."""
+    tails = Tails(COST * 10)
+    assert tails.extend(some("a", 1, 5)) == {"a": 5}
+    for cursor in range(6):
+        found = tails.after("a", cursor, 2, 10**9)
+        assert found is not None
+        assert offsets(found) == list(range(cursor + 1, min(cursor + 3, 6)))
+    assert tails.after("a", 9, 10, 10**9) == ()
+    assert tails.after("b", 0, 10, 10**9) == ()
+    newest = tails.newest("a")
+    assert newest is not None
+    assert newest.offset == 5
+
+
+def test_a_page_holds_one_message_however_large_and_else_keeps_to_its_bytes() -> None:
+    """As `MessageLog.read` promises."""
+    tails = Tails(COST * 10)
+    tails.extend(some("a", 1, 5))
+    one = weight(stored("a", 1).message)
+    assert [len(tails.after("a", 0, 10, size) or ()) for size in (0, one, 2 * one - 1, 2 * one, 9 * one)] == [
+        1,
+        1,
+        1,
+        2,
+        5,
+    ]
+
+
+def test_the_oldest_of_all_topics_leave_first() -> None:
+    """The bound is over all; a cursor before what is left is told to read from disk."""
+    tails = Tails(COST * 4)
+    tails.extend([*some("a", 1, 2), *some("b", 1, 2), *some("a", 3, 3)])
+    assert tails.bytes == COST * 4
+    assert tails.after("a", 0, 10, 10**9) is None
+    assert offsets(tails.after("a", 1, 10, 10**9) or ()) == [2, 3]
+    assert offsets(tails.after("b", 0, 10, 10**9) or ()) == [1, 2]
+    tails.extend(some("c", 1, 4))
+    assert tails.newest("a") is None
+    assert tails.after("a", 2, 10, 10**9) is None
+    assert tails.after("a", 3, 10, 10**9) == ()
+    assert tails.heads == {"a": 3, "b": 2, "c": 4}
+
+
+def test_a_message_larger_than_the_bound_is_not_kept() -> None:
+    """Memory is bounded under any load."""
+    tails = Tails(COST)
+    tails.extend([stored("a", 1), stored("a", 2, size=10_000)])
+    assert tails.bytes == 0
+    assert tails.newest("a") is None
+    tails.extend([stored("a", 3)])
+    assert offsets(tails.after("a", 2, 9, 9) or ()) == [3]
+
+
+def test_the_newest_read_from_disk_is_kept_if_it_still_is_the_newest() -> None:
+    """Neither an older one nor a second copy gets in."""
+    tails = Tails(COST * 2)
+    tails.heads["a"] = 7
+    tails.remember(stored("a", 6))
+    assert tails.newest("a") is None
+    tails.remember(stored("a", 7))
+    tails.remember(stored("a", 7))
+    tails.remember(stored("b", 1))
+    assert tails.bytes == COST
+    tails.extend(some("a", 8, 8))
+    assert offsets(tails.after("a", 6, 9, 10**9) or ()) == [7, 8]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.integers(0, 3000)), max_size=40),
+    st.integers(0, 6 * COST),
+)
+def test_whatever_is_evicted_what_is_left_has_no_gap(commits: list[tuple[str, int, int]], bound: int) -> None:
+    """A read is answered in full or sent to disk, and the bytes are those of what is left."""
+    tails = Tails(bound)
+    heads = dict.fromkeys("abc", 0)
+    for topic, count, size in commits:
+        first = heads[topic] + 1
+        heads[topic] += count
+        tails.extend([stored(topic, offset, size) for offset in range(first, first + count)])
+        assert tails.bytes <= bound
+        kept = 0
+        for one, head in heads.items():
+            for cursor in range(head):
+                found = tails.after(one, cursor, 1000, 10**9)
+                assert found is None or offsets(found) == list(range(cursor + 1, head + 1))
+            oldest = next((c for c in range(head) if tails.after(one, c, 1000, 10**9) is not None), head)
+            kept += sum(weight(m.message) + _OBJECTS for m in tails.after(one, oldest, 1000, 10**9) or ())
+        assert tails.bytes == kept
+
+
+async def test_many_wait_for_one_message() -> None:
+    """All are woken, also those who wait for a later one, who go on waiting."""
+    tails = Tails(COST * 10)
+    now = [asyncio.create_task(tails.beyond("a", 0)) for _ in range(50)]
+    later = asyncio.create_task(tails.beyond("a", 1))
+    await asyncio.sleep(0)
+    tails.extend(some("b", 1, 1))
+    tails.extend(some("a", 1, 1))
+    for task in now:
+        await task
+    assert not later.done()
+    tails.extend(some("a", 2, 2))
+    await later
+    await tails.beyond("a", 0)
+
+
+async def test_who_gives_up_leaves_nothing_behind() -> None:
+    """A wait on a topic that never comes costs no memory afterwards."""
+    tails = Tails(COST)
+    waits = [asyncio.create_task(tails.beyond(f"t{number}", 0)) for number in range(10)]
+    await asyncio.sleep(0)
+    assert len(tails._tails) == 10
+    for task in waits:
+        task.cancel()
+    await asyncio.wait(waits)
+    assert not tails._tails
+
+
+async def test_eviction_forgets_nobody_who_waits() -> None:
+    """A topic without messages in memory still wakes its readers."""
+    tails = Tails(COST)
+    tails.extend(some("a", 1, 1))
+    waiting = asyncio.create_task(tails.beyond("a", 1))
+    await asyncio.sleep(0)
+    tails.extend(some("b", 1, 1))
+    assert tails.newest("a") is None
+    tails.extend([stored("a", 2, size=10_000)])
+    await waiting
+    assert not tails._tails
+
+
+async def test_release_lets_everybody_go_for_good() -> None:
+    """The service is ending."""
+    tails = Tails(COST)
+    waiting = asyncio.create_task(tails.beyond("a", 0))
+    await asyncio.sleep(0)
+    tails.release()
+    await waiting
+    await tails.beyond("b", 5)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_bound_is_exact(extra: int) -> None:
+    """Two messages fit in the bytes of two."""
+    tails = Tails(COST * 2 - extra)
+    tails.extend(some("a", 1, 2))
+    assert tails.bytes == COST * (2 - extra)
