@@ -1,0 +1,1 @@
+"""The doors. Siblings never import each other; what two of them speak lies beside them."""

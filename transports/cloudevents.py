@@ -1,0 +1,203 @@
+"""CloudEvents 1.0.2: a message from attributes (HTTP and AMQP headers), and its JSON format, both ways."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+from core.errors import InvalidArgument, TriviumError
+from core.limits import check_json, is_json, is_text
+from core.messages import Message, StoredMessage, new_message
+
+SPECVERSION = "1.0"
+STRUCTURED = "application/cloudevents+json"
+BATCH = "application/cloudevents-batch+json"
+JSON = "application/json"
+REQUIRED = ("specversion", "id", "source", "type")
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_elements = msgspec.json.Decoder(list[Raw])
+_value = msgspec.json.Decoder(str | int | bool | None)
+_text = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+
+
+def message_of(attributes: Mapping[str, str], data: bytes, content_type: str | None) -> Message:
+    """A message from CloudEvents attributes by name; what is missing is filled in.
+
+    `topic` and `offset` are the server's and dropped. Raises `InvalidArgument` for a specversion that is not 1.0
+    and a time that is not one; everything else is judged when the message is published.
+    """
+    version = attributes.get("specversion", SPECVERSION)
+    if version != SPECVERSION:
+        raise InvalidArgument(f"must be {SPECVERSION!r}, not {version[:20]!r}", field="specversion")
+    time = attributes.get("time")
+    return new_message(
+        data,
+        id=attributes.get("id"),
+        source=attributes.get("source"),
+        type=attributes.get("type"),
+        content_type=content_type,
+        subject=attributes.get("subject"),
+        time=None if time is None else parse_time(time, "time"),
+        key=attributes.get("partitionkey"),
+        attributes={name: value for name, value in attributes.items() if name not in _OWN_FIELDS},
+    )
+
+
+_OWN_FIELDS = frozenset({"specversion", "id", "source", "type", "subject", "time", "partitionkey", "topic", "offset"})
+
+
+def require(attributes: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raise `InvalidArgument` for the first of `names` that is missing."""
+    for name in names:
+        if name not in attributes:
+            raise InvalidArgument("is required in a CloudEvent", field=name)
+
+
+def attributes_of(stored: StoredMessage) -> dict[str, str]:
+    """The attributes of a stored message as strings, `specversion` among them; not `topic` and `offset`."""
+    message = stored.message
+    found = {
+        "specversion": SPECVERSION,
+        "id": message.id,
+        "source": message.source,
+        "type": message.type,
+        "time": format_time(stored.time),
+    }
+    if message.subject is not None:
+        found["subject"] = message.subject
+    if message.key is not None:
+        found["partitionkey"] = message.key
+    return {**found, **message.attributes}
+
+
+def decode_event(body: bytes) -> Message:
+    """A message from a structured event. Raises `InvalidArgument`, naming the member at fault."""
+    check_json(body, "body")
+    return _decode_members(body)
+
+
+def decode_batch(body: bytes) -> list[Message]:
+    """Messages from a JSON batch. Raises `InvalidArgument`, naming index and member."""
+    check_json(body, "body")
+    try:
+        elements = _elements.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument("must be a JSON array of CloudEvents", field="body") from error
+    return decode_elements(elements)
+
+
+def decode_elements(elements: Sequence[Raw], *, required: Iterable[str] = REQUIRED) -> list[Message]:
+    """Messages from the elements of an array whose JSON was checked. Raises as `decode_batch`."""
+    messages = []
+    for index, element in enumerate(elements):
+        try:
+            messages.append(_decode_members(element, required))
+        except TriviumError as error:
+            raise error.within(f"messages[{index}]") from error
+    return messages
+
+
+def encode_event(stored: StoredMessage) -> bytes:
+    """A stored message as a structured event, with the extensions `topic`, `offset` and `partitionkey`."""
+    return _encode(event_members(stored))
+
+
+def event_members(stored: StoredMessage) -> dict[str, Any]:
+    """The members of `encode_event`, for an encoder of a document around it."""
+    message = stored.message
+    members: dict[str, Any] = {
+        "specversion": SPECVERSION,
+        "id": message.id,
+        "source": message.source,
+        "type": message.type,
+        "time": stored.time,
+        "datacontenttype": message.content_type,
+    }
+    if message.subject is not None:
+        members["subject"] = message.subject
+    if message.key is not None:
+        members["partitionkey"] = message.key
+    members.update(message.attributes)
+    members["topic"] = stored.topic
+    members["offset"] = str(stored.offset)  # CloudEvents' Integer has 32 bits
+    if not message.data:
+        return members
+    if is_json(message.content_type):
+        members["data"] = Raw(message.data)
+    elif is_text(message.content_type):
+        members["data"] = message.data.decode()
+    else:
+        members["data_base64"] = message.data
+    return members
+
+
+def parse_time(text: str, field: str) -> datetime:
+    """A time of RFC 3339, in UTC, cut to microseconds."""
+    try:
+        time: datetime = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
+        return time.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise InvalidArgument("must be a time such as '2026-01-31T12:00:00.5Z' (RFC 3339)", field=field) from error
+
+
+def format_time(time: datetime) -> str:
+    """A time in UTC as RFC 3339 has it."""
+    return f"{time.replace(tzinfo=None).isoformat()}Z"
+
+
+def _decode_members(body: bytes | Raw, required: Iterable[str] = REQUIRED) -> Message:
+    try:
+        members = _members.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument("must be a JSON object", field="body") from error
+    data = members.pop("data", None)
+    encoded = members.pop("data_base64", None)
+    attributes = {}
+    for name, raw in members.items():
+        value = _attribute(name, raw)
+        if value is not None:
+            attributes[name] = value
+    require(attributes, required)
+    content_type = attributes.pop("datacontenttype", JSON)
+    if encoded is not None and data is not None:
+        raise InvalidArgument("must not stand beside data_base64", field="data")
+    if encoded is not None:
+        content = _from_base64(encoded)
+    elif data is None:
+        content = b""
+    else:
+        content = bytes(data) if is_json(content_type) else _from_text(data, content_type)
+    return message_of(attributes, content, content_type)
+
+
+def _attribute(name: str, raw: Raw) -> str | None:
+    """The canonical string of an attribute (CloudEvents, type system); None for null, which means absent."""
+    try:
+        value = _value.decode(raw)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidArgument("must be a string, an integer or a boolean", field=name[:40]) from error
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if value is None else str(value)
+
+
+def _from_text(raw: Raw, content_type: str) -> bytes:
+    try:
+        return _text.decode(raw).encode()
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidArgument(f"must be a string under {content_type[:255]!r}", field="data") from error
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("must not hold lone surrogates", field="data") from error
+
+
+def _from_base64(raw: Raw) -> bytes:
+    try:
+        return base64.b64decode(_text.decode(raw), validate=True)
+    except (msgspec.ValidationError, RecursionError, binascii.Error, ValueError) as error:
+        raise InvalidArgument("must be a string in base64 (RFC 4648)", field="data_base64") from error

@@ -1,0 +1,181 @@
+"""Requests from protobuf and answers into it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from core.errors import InvalidArgument, TooLarge, TriviumError
+from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage, new_message
+from proto.trivium.v1 import messages_pb2 as pb
+
+_Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: google.protobuf.Timestamp: from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z, in seconds.
+_FIRST_SECOND = -62_135_596_800
+_LAST_SECOND = 253_402_300_799
+#: A request above this may unfold to so much memory that its messages are counted first.
+_COUNT_FIRST_BYTES = 64 * 1024
+#: What an encoded message costs beside its bytes.
+_ENTRY_BYTES = 250
+
+
+def parse(kind: type[_Parsed], raw: bytes) -> _Parsed:
+    """A request from its bytes; `InvalidArgument` if they are none."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InvalidArgument(f"is no {kind.DESCRIPTOR.full_name} in protobuf", field="request") from error
+
+
+def _envelope_class() -> type[ProtobufMessage]:
+    """PublishRequest with its messages left as bytes: `message Envelope { repeated bytes messages = 2; }`"""
+    file = FileDescriptorProto(name="envelope.proto", syntax="proto3")
+    file.message_type.add(name="Envelope").field.add(
+        name="messages",
+        number=pb.PublishRequest.MESSAGES_FIELD_NUMBER,
+        type=FieldDescriptorProto.TYPE_BYTES,
+        label=FieldDescriptorProto.LABEL_REPEATED,
+    )
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("Envelope"))
+
+
+_Envelope = _envelope_class()
+
+
+def decode_publish(
+    kind: type[pb.PublishRequest] | type[pb.PublishStreamRequest], raw: bytes, most: int
+) -> tuple[str, list[Message]]:
+    """Topic and messages of a request; `TooLarge` before more than `most` of them were made.
+
+    An empty message takes two bytes in a request and 180 once it is parsed: 8 MiB of them became 750 MiB.
+    """
+    if len(raw) > _COUNT_FIRST_BYTES:
+        envelope = parse(_Envelope, raw)
+        _check_count(len(envelope.messages), most)  # type: ignore[attr-defined]  # the class is made at run time
+    request = parse(kind, raw)
+    _check_count(len(request.messages), most)
+    if len(request.messages) == 1:
+        return request.topic, [decode_message(request.messages[0])]
+    messages = []
+    for index, message in enumerate(request.messages):
+        try:
+            messages.append(decode_message(message))
+        except TriviumError as error:
+            raise error.within(f"messages[{index}]") from error
+    return request.topic, messages
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise TooLarge(f"{count} messages, at most {most} in one batch", field="messages")
+
+
+def decode_message(message: pb.Message) -> Message:
+    """A message to publish: what is empty counts as missing, `topic` and `offset` are dropped."""
+    return new_message(
+        message.data,
+        id=message.id or None,
+        source=message.source or None,
+        type=message.type or None,
+        content_type=message.content_type or None,
+        subject=message.subject if message.HasField("subject") else None,
+        time=_decode_time(message.time) if message.HasField("time") else None,
+        key=message.key if message.HasField("key") else None,
+        attributes=dict(message.attributes),
+    )
+
+
+def _decode_time(time: Timestamp) -> datetime:
+    if not _FIRST_SECOND <= time.seconds <= _LAST_SECOND:
+        raise InvalidArgument("its seconds must be within the years 1 to 9999", field="time")
+    if not 0 <= time.nanos <= 999_999_999:
+        raise InvalidArgument("its nanos must be from 0 to 999999999", field="time")
+    return _EPOCH + timedelta(0, time.seconds, time.nanos // 1000)
+
+
+def _encode_time(time: datetime) -> Timestamp:
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def encode_message(stored: StoredMessage) -> pb.Message:
+    message = stored.message
+    return pb.Message(
+        topic=stored.topic,
+        offset=stored.offset,
+        id=message.id,
+        source=message.source,
+        type=message.type,
+        subject=message.subject,
+        time=_encode_time(stored.time),
+        content_type=message.content_type,
+        data=message.data,
+        key=message.key,
+        attributes=message.attributes or None,
+    )
+
+
+class EncodedMessages:
+    """Answers that hold stored messages, each of which is encoded once while it is kept.
+
+    A thousand followers of one topic get the same messages, though not always cut into the same pages: so
+    messages are kept, not pages. They never change, so nothing kept is ever stale. Every answer with stored
+    messages has them as field 1, and protobuf joins answers that stand one after another, repeated fields in order:
+    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The oldest leave
+    first when `max_bytes` is passed.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self._max_bytes = max_bytes
+        self._kept: dict[tuple[str, int], bytes] = {}
+
+    def one(self, stored: StoredMessage) -> bytes:
+        """A GetMessageResponse or GetDataResponse; also a page of one message without its cursor."""
+        place = (stored.topic, stored.offset)
+        encoded = self._kept.get(place)
+        if encoded is None:
+            encoded = pb.GetMessageResponse(message=encode_message(stored)).SerializeToString()
+            self._keep(place, encoded)
+        return encoded
+
+    def page(self, page: Page) -> bytes:
+        """A ReadMessagesResponse or FollowResponse."""
+        cursor = pb.FollowResponse(next=page.next).SerializeToString()
+        return b"".join([*map(self.one, page.messages), cursor])
+
+    def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
+        self._kept[place] = encoded
+        self.bytes += len(encoded) + _ENTRY_BYTES
+        while self.bytes > self._max_bytes:
+            oldest = next(iter(self._kept))
+            self.bytes -= len(self._kept.pop(oldest)) + _ENTRY_BYTES
+
+
+def encode_greeting(greeting: Greeting) -> bytes:
+    return pb.GetDataResponse(greeting=greeting.text).SerializeToString()
+
+
+def encode_published(published: Sequence[Published]) -> bytes:
+    """A PublishResponse; a PublishStreamResponse without a status reads the same."""
+    return pb.PublishResponse(
+        messages=[
+            pb.Published(topic=one.topic, offset=one.offset, id=one.id, duplicate=one.duplicate) for one in published
+        ]
+    ).SerializeToString()
+
+
+def encode_topics(page: TopicPage) -> bytes:
+    return pb.ListTopicsResponse(
+        topics=[pb.Topic(topic=one.topic, head=one.head) for one in page.topics], next=page.next
+    ).SerializeToString()

@@ -1,0 +1,115 @@
+"""PublishStream: many requests in flight, answered in their order."""
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from typing import TypeAlias
+
+from core.errors import TriviumError
+from core.messages import Published
+from core.ports import MessageService
+from proto.trivium.v1 import messages_pb2 as pb
+from transports.grpc import codec
+from transports.grpc.calls import Call
+from transports.grpc.closing import Closing
+from transports.grpc.errors import refusal
+
+#: What one stream may have in flight: enough to fill commit groups, a fraction of what may wait for a commit in all.
+_WINDOW_REQUESTS = 128
+_WINDOW_BYTES = 8 * 1024 * 1024
+
+#: What became of a request when it was read.
+Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
+
+
+class PublishStream:
+    """Serves the RPC. Publishing begins in the order of the requests, and order of calls is order of commit."""
+
+    def __init__(self, service: MessageService, closing: Closing, *, batch_messages: int) -> None:
+        self._service = service
+        self._closing = closing
+        self._batch_messages = batch_messages
+
+    async def serve(self, call: Call) -> None:
+        """Answer until the peer has sent its last request, or the door closes."""
+        window = _Window()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._begin_all(call, window), name="grpc-publish-stream")
+                while (begun := await window.next()) is not None:
+                    await call.write(await _answer(begun))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            window.abandon()
+
+    async def _begin_all(self, call: Call, window: "_Window") -> None:
+        async with self._closing.until():
+            while True:
+                await window.room()
+                request = await call.read()
+                if request is None:
+                    break
+                window.add(self._begin(request), len(request))
+        window.end()
+
+    def _begin(self, request: bytes) -> Begun:
+        try:
+            topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._batch_messages)
+            return self._service.publish(topic, messages)
+        except TriviumError as error:
+            return error
+
+
+async def _answer(begun: Begun) -> bytes:
+    try:
+        if isinstance(begun, TriviumError):
+            raise begun
+        return codec.encode_published(await begun)
+    except TriviumError as error:
+        return pb.PublishStreamResponse(status=refusal(error)).SerializeToString()
+
+
+class _Window:
+    """What was begun and is not answered yet, in order; bounded in requests and bytes. One adds, one takes."""
+
+    def __init__(self) -> None:
+        self._begun: deque[tuple[Begun, int]] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._added = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    async def room(self) -> None:
+        """Return once something may be added."""
+        while len(self._begun) >= _WINDOW_REQUESTS or self._bytes >= _WINDOW_BYTES:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def add(self, begun: Begun, size: int) -> None:
+        self._begun.append((begun, size))
+        self._bytes += size
+        self._added.set()
+
+    def end(self) -> None:
+        """Nothing is added any more."""
+        self._ended = True
+        self._added.set()
+
+    async def next(self) -> Begun | None:
+        """The oldest, None at the end."""
+        while not self._begun:
+            if self._ended:
+                return None
+            self._added.clear()
+            await self._added.wait()
+        begun, size = self._begun.popleft()
+        self._bytes -= size
+        self._taken.set()
+        return begun
+
+    def abandon(self) -> None:
+        """The peer has gone: nobody awaits the rest, whose failures must not count as overlooked."""
+        for begun, _ in self._begun:
+            if isinstance(begun, Future) and not begun.cancel() and not begun.cancelled():
+                begun.exception()
