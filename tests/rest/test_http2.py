@@ -1,0 +1,171 @@
+"""HTTP/2 with prior knowledge, on the same port."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import httpx2
+import msgspec
+import pytest
+
+from core.service import LocalService
+from core.settings import Settings
+from tests.rest.wire import until
+from transports.rest import answers
+from transports.rest.door import RestDoor
+
+MESSAGES = "/api/topics/t/messages"
+
+
+class Http2:
+    """A connection on which single frames can be sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str) -> None:
+        self.protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+        self._reader = reader
+        self._writer = writer
+        self._authority = authority
+        self.events: list[h2.events.Event] = []
+
+    async def flush(self) -> None:
+        self._writer.write(self.protocol.data_to_send())
+        await self._writer.drain()
+
+    async def ask(self, method: str, path: str, *headers: tuple[str, str], end: bool = True) -> int:
+        stream = self.protocol.get_next_available_stream_id()
+        pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", self._authority)]
+        self.protocol.send_headers(stream, [*pseudo, *headers], end_stream=end)
+        await self.flush()
+        return stream
+
+    async def until(self, kind: type[h2.events.Event], stream: int | None = None) -> h2.events.Event:
+        """The first event of a kind, as it may have come before."""
+        while True:
+            for event in self.events:
+                if isinstance(event, kind) and stream in (None, getattr(event, "stream_id", None)):
+                    self.events.remove(event)
+                    return event
+            data = await self._reader.read(65536)
+            assert data, "the connection was closed"
+            for event in self.protocol.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    self.protocol.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                self.events.append(event)
+            await self.flush()
+
+    async def status(self, stream: int) -> int:
+        event = await self.until(h2.events.ResponseReceived, stream)
+        assert isinstance(event, h2.events.ResponseReceived)
+        return int(dict(event.headers or [])[b":status"])
+
+    async def closed(self) -> None:
+        while await self._reader.read(65536):
+            pass
+
+
+@asynccontextmanager
+async def http2(door: RestDoor, *, window: int = 65535) -> AsyncIterator[Http2]:
+    address = urlsplit(door.address)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    client = Http2(reader, writer, address.netloc)
+    values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+    client.protocol.local_settings = h2.settings.Settings(client=True, initial_values=values)
+    client.protocol.initiate_connection()
+    await client.flush()
+    try:
+        yield client
+    finally:
+        writer.close()
+
+
+async def test_speaks_http2(door: RestDoor) -> None:
+    """A whole client: many requests at once on one connection."""
+    async with httpx2.AsyncClient(base_url=door.address, http1=False, http2=True, timeout=30) as client:
+        posted = [client.post(MESSAGES, content=b"x" * 100_000) for _ in range(20)]
+        posts = await asyncio.gather(*posted)
+        assert {answer.http_version for answer in posts} == {"HTTP/2"}
+        assert sorted(answer.json()["offset"] for answer in posts) == list(range(1, 21))
+        page = await client.get(MESSAGES)
+        assert page.json()["next"] == 20
+        async with client.stream("GET", "/api/topics/t/stream?after=19") as stream:
+            lines = stream.aiter_lines()
+            assert [await anext(lines) for _ in range(4)] == ["id: 19", "", "id: 20", "event: message"]
+
+
+async def test_answers_early_and_reads_on(door: RestDoor) -> None:
+    """An early answer does not cost the other streams of the connection, nor what is still being sent."""
+    async with http2(door) as client:
+        stream = await client.ask("POST", MESSAGES, ("content-length", "100000000"), end=False)
+        assert await client.status(stream) == 413
+        for _ in range(50):
+            while client.protocol.local_flow_control_window(stream) < 16384:
+                await client.until(h2.events.WindowUpdated)
+            client.protocol.send_data(stream, b"x" * 16384)
+            await client.flush()
+        other = await client.ask("GET", "/livez")
+        assert await client.status(other) == 200
+        client.protocol.reset_stream(stream)
+        await client.flush()
+    await until(lambda: door.intake.requests == 0)
+
+
+async def test_forgets_streams_that_are_reset(door: RestDoor, service: LocalService) -> None:
+    """A stream that the client resets ends its follower."""
+    async with http2(door) as client:
+        stream = await client.ask("GET", "/api/topics/t/stream")
+        await client.until(h2.events.DataReceived, stream)
+        assert service.streams == 1
+        client.protocol.reset_stream(stream)
+        await client.flush()
+        await until(lambda: service.streams == 0)
+
+
+async def test_cuts_a_client_that_opens_no_window(door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes none of its answer loses the connection."""
+    monkeypatch.setattr(answers, "SEND_SECONDS", 0.1)
+    async with http2(door, window=0) as client:
+        await client.ask("GET", "/livez")
+        async with asyncio.timeout(20):
+            await client.closed()
+    assert door.intake.requests == 0
+
+
+async def test_refuses_long_headers(door: RestDoor) -> None:
+    """More than 32 KiB of headers are 431 here as well."""
+    async with http2(door) as client:
+        headers = [(f"x-{number}", "x" * 8000) for number in range(5)]
+        assert await client.status(await client.ask("GET", "/livez", *headers)) == 431
+
+
+async def test_survives_a_path_that_is_not_ascii(door: RestDoor) -> None:
+    """Bytes beyond ASCII in a path cost at most the connection that sent them."""
+    async with http2(door) as client:
+        await client.ask("GET", "/ä")
+        async with asyncio.timeout(20):
+            await client.closed()
+    async with http2(door) as other:
+        assert await other.status(await other.ask("GET", "/livez")) == 200
+
+
+class TestSlowSenders:
+    """Against a short deadline for bodies."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, rest_body_seconds=0.1)
+
+    async def test_cost_only_their_own_stream(self, door: RestDoor) -> None:
+        """Data that comes after the deadline is thrown away, and other streams go on."""
+        async with http2(door) as client:
+            stream = await client.ask("POST", MESSAGES, end=False)
+            assert await client.status(stream) == 408
+            await client.until(h2.events.StreamEnded, stream)
+            client.protocol.send_data(stream, b"late", end_stream=True)
+            await client.flush()
+            other = await client.ask("GET", "/livez")
+            assert await client.status(other) == 200

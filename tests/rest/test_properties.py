@@ -1,0 +1,126 @@
+"""What is published through HTTP is stored as it was meant, for whatever a client may think of."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import InvalidArgument, TriviumError
+from core.limits import Limits
+from core.messages import Message, StoredMessage, new_message
+from transports.rest.publishing import messages_of
+from transports.rest.requests import Request, integer, percent_decode, seconds, unquote
+from transports.rest.streams import Frames
+
+LIMITS = Limits()
+_TIME = datetime(2026, 1, 31, tzinfo=UTC)
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), min_size=1, max_size=50)
+NAMES = st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(
+    lambda name: (
+        name
+        not in ("specversion", "id", "source", "type", "subject", "time", "partitionkey", "datacontenttype", "data")
+        and name not in ("topic", "offset", "dataschema")
+    )
+)
+
+
+def _request(headers: Mapping[bytes, bytes], body: bytes = b"", query: bytes = b"") -> Request:
+    scope = {"method": "POST", "headers": list(headers.items()), "path_params": {}, "query_string": query}
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    return Request(scope, receive, body)
+
+
+def _encoded(text: str) -> bytes:
+    return quote(text, safe="!#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()
+
+
+@given(st.binary(max_size=100), TEXT, TEXT, TEXT, TEXT, st.dictionaries(NAMES, TEXT, max_size=5))
+def test_binary_mode_is_the_inverse_of_its_encoding(
+    data: bytes, id: str, source: str, type: str, subject: str, extensions: dict[str, str]
+) -> None:
+    """Attributes that are percent-encoded as the binding says arrive as they were."""
+    attributes = {"specversion": "1.0", "id": id, "source": source, "type": type, "subject": subject, **extensions}
+    headers = {f"ce-{name}".encode(): _encoded(value) for name, value in attributes.items()}
+    (message,), is_batch = messages_of(_request(headers, data), None, LIMITS)
+    expected = new_message(data, id=id, source=source, type=type, subject=subject, attributes=extensions)
+    assert (message, is_batch) == (expected, False)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"ce-specversion", b"ce-id", b"ce-time", b"ce-x", b"content-type", b"idempotency-key"]),
+        st.binary(max_size=30) | st.sampled_from([b"1.0", b"application/cloudevents+json", b'"a"']),
+    ),
+    st.binary(max_size=50) | st.sampled_from([b"{}", b'{"specversion":"1.0"}', b"[]"]),
+)
+def test_nonsense_is_refused_or_taken(headers: dict[bytes, bytes], body: bytes) -> None:
+    """Whatever comes is a message or an error of ours, never another exception."""
+    with suppress(TriviumError):
+        messages, _ = messages_of(_request(headers, body), None, LIMITS)
+        LIMITS.check_batch(messages)
+
+
+@given(st.text())
+def test_percent_decoding_is_the_inverse_of_encoding(text: str) -> None:
+    """Decoding undoes what the standard library encodes."""
+    assert percent_decode(quote(text, safe="").encode(), "x") == text
+
+
+@given(st.binary())
+def test_percent_decoding_refuses_or_decodes(value: bytes) -> None:
+    """Any bytes are text or bad input."""
+    with suppress(InvalidArgument):
+        percent_decode(value, "x")
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E)))
+def test_unquoting_is_the_inverse_of_quoting(text: str) -> None:
+    """A string that is quoted as RFC 9651 says is unquoted to itself."""
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    assert unquote(f'"{quoted}"', "x") == text
+
+
+@given(st.dictionaries(st.sampled_from(["after", "limit", "key"]), st.text()))
+def test_queries_are_the_inverse_of_their_encoding(parameters: dict[str, str]) -> None:
+    """A form-encoded query is read as it was meant, plus signs for spaces included."""
+    query = urlencode(parameters).encode()
+    assert _request({}, query=query).query("after", "limit", "key") == parameters
+
+
+@given(st.text(max_size=30))
+def test_numbers_are_digits_or_refused(text: str) -> None:
+    """Only decimal digits are numbers: no signs, spaces, exponents, or digits of other scripts."""
+    for read in (integer, seconds):
+        with suppress(InvalidArgument):
+            assert read(text, "x") is not None
+            assert set(text) <= set("-.0123456789")
+
+
+@given(st.lists(st.sampled_from(["\n", "\r", "\r\n", " ", "1", ",", "\u2028"]), max_size=20))
+def test_frames_hold_one_event_each(parts: list[str]) -> None:
+    """Whatever line ends the data holds, a frame is one event, and its lines are those of the data."""
+    data = "".join(parts)
+    message = Message(id="1", source="s", type="t", data=f'["{data}"]'.encode(), content_type="application/json")
+    frame = Frames().of(StoredMessage("t", 7, _TIME, message)).decode()
+    assert frame.endswith("\n\n")
+    lines = frame[:-2].split("\n")
+    assert lines[:2] == ["id: 7", "event: message"]
+    assert all(line.startswith("data: ") for line in lines[2:])
+    assert "\r" not in frame
+    joined = "\n".join(line.removeprefix("data: ") for line in lines[2:])
+    assert data.replace("\r\n", "\n").replace("\r", "\n") in joined
+
+
+def test_refuses_a_query_that_holds_too_much() -> None:
+    """A parameter that an operation does not have is named, cut to a readable length."""
+    with pytest.raises(InvalidArgument) as raised:
+        _request({}, query=b"x" * 1000).query("after")
+    assert raised.value.field == "x" * 40

@@ -1,0 +1,33 @@
+"""What the door tells about itself: the OpenAPI document and the page that shows it."""
+
+from importlib.resources import files
+
+import msgspec
+
+from transports.rest.answers import Answer
+from transports.rest.openapi import document
+from transports.rest.requests import Request
+
+#: The page is one file that loads nothing but the document beside it.
+_POLICY = (
+    b"default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Description:
+    """Answers `/openapi.json` and `/docs`, encoded once."""
+
+    def __init__(self, version: str) -> None:
+        self._openapi = Answer(body=msgspec.json.encode(document(version)))
+        page = files(__package__).joinpath("docs.html").read_bytes()
+        headers = ((b"content-security-policy", _POLICY), (b"x-content-type-options", b"nosniff"))
+        self._docs = Answer(body=page, content_type="text/html; charset=utf-8", headers=headers)
+
+    async def openapi(self, request: Request) -> Answer:
+        request.query()
+        return self._openapi
+
+    async def docs(self, request: Request) -> Answer:
+        request.query()
+        return self._docs

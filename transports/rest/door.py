@@ -1,0 +1,54 @@
+"""The REST door as a part of the process."""
+
+from types import TracebackType
+from typing import Self
+
+from core.health import Health
+from core.ports import MessageService
+from core.settings import Settings
+from transports.rest.answers import Sender
+from transports.rest.description import Description
+from transports.rest.handlers import Handlers
+from transports.rest.intake import Intake
+from transports.rest.routes import operations, router
+from transports.rest.serving import HttpServer
+
+#: Connections beside those that followers and waiting reads may take.
+_CONNECTIONS = 1000
+
+
+class RestDoor:
+    """`core.ports.Transport` over HTTP.
+
+    Leaving expects streams to have been ended by the service. It takes no new connection, lets requests that are in
+    finish for at most half of `drain_seconds`, and drops the rest.
+    """
+
+    name = "rest"
+
+    def __init__(self, service: MessageService, health: Health, settings: Settings, version: str) -> None:
+        self._settings = settings
+        self._port = settings.rest_port
+        sender = Sender(settings.rest_inflight_bytes)
+        table = operations(Handlers(service, health, settings), Description(version))
+        self.intake = Intake(router(table, sender), sender, settings)
+        self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS)
+
+    async def __aenter__(self) -> Self:
+        """Listen; `OSError` names the address that can't be had."""
+        self._port = await self._server.listen(self._settings.rest_host, self._port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.intake.close()
+        await self._server.close(self._settings.drain_seconds / 2)
+
+    @property
+    def address(self) -> str:
+        host = self._settings.rest_host
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    async def wait(self) -> None:
+        await self._server.wait()

@@ -1,0 +1,121 @@
+"""The operations: each decodes a request, calls the service once and encodes its answer."""
+
+from typing import Any
+
+from core.errors import InvalidArgument, Unavailable
+from core.health import Health, State
+from core.messages import Published
+from core.ports import MessageService
+from core.settings import Settings
+from transports.cloudevents import STRUCTURED, encode_event
+from transports.documents import (
+    batch_document,
+    data_document,
+    page_document,
+    published_document,
+    topics_document,
+)
+from transports.rest.answers import Answer, json_answer, problem
+from transports.rest.presence import while_present
+from transports.rest.publishing import messages_of, text_message_of
+from transports.rest.requests import Request, cursor, integer, optional, seconds
+from transports.rest.streams import STREAM_START, EventStream, EventStreams
+
+#: How `?verbose` may be written.
+_VERBOSE = ("", "1", "true")
+
+
+class Handlers:
+    """The handler of every operation. They raise what the service raises."""
+
+    def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
+        self._service = service
+        self._health = health
+        self._default_topic = settings.default_topic
+        self._limits = settings.limits
+        self._streams = EventStreams(settings)
+
+    async def get_data(self, request: Request) -> Answer:
+        query = request.query("topic")
+        return Answer(body=data_document(await self._service.get_data(query.get("topic"))))
+
+    async def post_data(self, request: Request) -> Answer:
+        request.query()
+        message = text_message_of(request, self._limits)
+        (published,) = await self._service.publish(self._default_topic, [message])
+        return _published(published)
+
+    async def publish(self, request: Request) -> Answer:
+        key = request.query("key").get("key")
+        messages, is_batch = messages_of(request, key, self._limits)
+        published = await self._service.publish(request.path["topic"], messages)
+        if not is_batch:
+            return _published(published[0])
+        stored = any(not one.duplicate for one in published)
+        return Answer(status=201 if stored else 200, body=batch_document(published))
+
+    async def get_message(self, request: Request) -> Answer:
+        request.query()
+        offset = integer(request.path["offset"], "offset")
+        stored = await self._service.get_message(request.path["topic"], offset)
+        return Answer(body=encode_event(stored), content_type=STRUCTURED)
+
+    async def read_messages(self, request: Request) -> Answer:
+        query = request.query("after", "limit", "wait")
+        after = optional(integer, query.get("after"), "after") or 0
+        limit = optional(integer, query.get("limit"), "limit")
+        wait = optional(seconds, query.get("wait"), "wait") or 0.0
+        topic = request.path["topic"]
+        if not wait:
+            return Answer(body=page_document(await self._service.read_messages(topic, after=after, limit=limit)))
+        async with while_present(request.receive):
+            page = await self._service.read_messages(topic, after=after, limit=limit, wait=wait)
+        return Answer(body=page_document(page))
+
+    async def follow(self, request: Request) -> Answer | EventStream:
+        after = optional(cursor, request.query("after").get("after"), "after")
+        last = optional(cursor, request.header("last-event-id"), "last-event-id")
+        pages = self._service.follow(request.path["topic"], after if last is None else last)
+        first = await anext(pages)
+        if request.method == "HEAD":
+            await pages.aclose()
+            return STREAM_START
+        return EventStream(pages, first.next, self._streams)
+
+    async def list_topics(self, request: Request) -> Answer:
+        query = request.query("after", "limit")
+        page = await self._service.list_topics(
+            after=query.get("after", ""), limit=optional(integer, query.get("limit"), "limit")
+        )
+        return Answer(body=topics_document(page))
+
+    async def live(self, request: Request) -> Answer:
+        request.query()
+        return json_answer({"status": "ok"})
+
+    async def ready(self, request: Request) -> Answer:
+        verbose = request.query("verbose").get("verbose")
+        if verbose not in (None, *_VERBOSE):
+            raise InvalidArgument("takes no value, or 1 or true", field="verbose")
+        members = {} if verbose is None else self._checks()
+        if self._health.ready:
+            return json_answer({"status": "ok", **members})
+        error = Unavailable("the service is ending" if self._health.draining else self._failures())
+        return problem(error, request.scope, members=members)
+
+    def _checks(self) -> dict[str, Any]:
+        checks = self._health.checks.items()
+        return {"checks": {name: {"state": check.state, "detail": check.detail} for name, check in checks}}
+
+    def _failures(self) -> str:
+        failed = [name for name, check in self._health.checks.items() if check.state is State.FAILED]
+        return f"failed: {', '.join(failed)}"
+
+
+def _published(published: Published) -> Answer:
+    location = f"/api/topics/{published.topic}/messages/{published.offset}".encode()
+    return Answer(
+        status=200 if published.duplicate else 201,
+        body=published_document(published),
+        headers=((b"location", location),),
+    )

@@ -1,0 +1,179 @@
+"""The outermost application: takes requests in whole, within bounds, before anything else looks at them.
+
+Hypercorn stops reading a connection for ever when an application answers before it has read the body, so what is
+not wanted is read all the same, and thrown away.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
+from core.settings import Settings
+from transports.rest.answers import Answer, Budget, Sender, problem
+from transports.rest.presence import ClientGone
+
+log = structlog.get_logger("trivium.rest")
+
+#: Where the body stands in the scope that the application gets.
+BODY = "trivium.body"
+#: Request line and headers, without what HTTP puts between them.
+HEADER_BYTES = 32 * 1024
+#: Requests at once beside the streams and waiting reads.
+_REQUESTS = 1000
+
+
+class Intake:
+    """Bounds the requests at once, their headers, and their bodies in size, time and sum over all connections."""
+
+    def __init__(self, app: ASGIApp, sender: Sender, settings: Settings) -> None:
+        self.requests = 0
+        self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
+        self._app = app
+        self._sender = sender
+        self._max_requests = settings.max_streams + _REQUESTS
+        self._max_body = settings.rest_body_bytes
+        self._body_seconds = settings.rest_body_seconds
+        self._arriving: set[asyncio.Timeout] = set()
+        self._closing = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        if scope["type"] != "http":
+            return
+        self.requests += 1
+        try:
+            await self._take(scope, receive, send)
+        except (ClientGone, OSError):
+            return
+        except Exception:
+            log.exception("an answer failed", method=scope["method"], path=scope["path"])
+        finally:
+            self.requests -= 1
+
+    def close(self) -> None:
+        """Wait for no more bodies: what has not arrived by now has had no effect."""
+        self._closing = True
+        for deadline in self._arriving:
+            deadline.reschedule(0)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _Body(receive, self._max_body, self.bodies)
+        until = asyncio.get_running_loop().time() + self._body_seconds
+        try:
+            refusal = await self._arrival(scope, body, until)
+            if refusal is None:
+                await self._app(scope, receive, send)
+            else:
+                await self._turn_away(refusal, scope, send, body, until)
+        finally:
+            body.release()
+
+    async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
+        """Read the body into the scope; what to answer instead if it breaks a bound."""
+        size, declared, has_body = _measure(scope)
+        try:
+            if size > HEADER_BYTES:
+                error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
+                return problem(error, scope, status=431)
+            if self.requests > self._max_requests:
+                raise Overloaded(f"{self._max_requests} requests are open, which is the most")
+            if declared > self._max_body:
+                raise body.too_large()
+            scope[BODY] = b""
+            if has_body:
+                async with self._deadline(until):
+                    scope[BODY] = await body.read()
+        except TimeoutError:
+            if self._closing:
+                return problem(Unavailable("the service is ending"), scope)
+            late = DeadlineExceeded(f"did not arrive within {self._body_seconds:g} seconds", field="body")
+            return problem(late, scope, status=408)
+        except TriviumError as error:
+            return problem(error, scope)
+        return None
+
+    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
+        """Answer at once, but keep the connection until the body is in or late.
+
+        Closing a socket with unread input resets it, and the client would never see the answer.
+        """
+        await self._sender.begin(answer, scope, send)
+        with suppress(TimeoutError):
+            async with self._deadline(until):
+                await body.discard()
+        await self._sender.end(scope, send)
+
+    @asynccontextmanager
+    async def _deadline(self, until: float) -> AsyncIterator[None]:
+        """Time for the client to send; `close` cuts it short."""
+        async with asyncio.timeout_at(0 if self._closing else until) as deadline:
+            self._arriving.add(deadline)
+            try:
+                yield
+            finally:
+                self._arriving.discard(deadline)
+
+
+class _Body:
+    """The body of one request on its way in."""
+
+    def __init__(self, receive: Receive, limit: int, budget: Budget) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._budget = budget
+        self._held = 0
+        self._ended = False
+
+    async def read(self) -> bytes:
+        """All of it. Raises `TooLarge`, `Overloaded` or `ClientGone`."""
+        parts: list[bytes] = []
+        while not self._ended:
+            part = await self._next()
+            if part:
+                if self._held + len(part) > self._limit:
+                    raise self.too_large()
+                self._budget.take(len(part))
+                self._held += len(part)
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def discard(self) -> None:
+        """Take in the rest and forget it."""
+        self.release()
+        while not self._ended:
+            await self._next()
+
+    def release(self) -> None:
+        self._budget.give(self._held)
+        self._held = 0
+
+    def too_large(self) -> TooLarge:
+        return TooLarge(f"must be at most {self._limit} bytes", field="body")
+
+    async def _next(self) -> bytes:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGone
+        self._ended = not event.get("more_body", False)
+        body: bytes = event.get("body", b"")
+        return body
+
+
+def _measure(scope: Scope) -> tuple[int, int, bool]:
+    """The bytes of the request's head, the length that its body declares, and whether it has a body at all."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    declared = 0
+    has_body = scope["http_version"] == "2"  # RFC 9112, section 6.3: in HTTP/1.1 two headers tell
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+        if name == b"content-length":
+            has_body = True
+            declared = int(value) if value.isdigit() and len(value) < 20 else 0
+        elif name == b"transfer-encoding":
+            has_body = True
+    return size, declared, has_body

@@ -1,0 +1,245 @@
+"""The OpenAPI 3.1 document. The tests hold every route, status and answer against it."""
+
+from typing import Any
+
+from core.limits import MAX_OFFSET
+from core.service import MAX_PAGE, MAX_WAIT_SECONDS
+from transports.cloudevents import BATCH, STRUCTURED
+from transports.documents import PROBLEM
+from transports.rest.schemas import DATA, EVENT, PUBLISHED, STORED, Schema, ref, schemas
+from transports.rest.streams import EVENT_STREAM
+
+_JSON = "application/json"
+
+_ABOUT = """
+One log, three doors: what is published here can be read over gRPC and from RabbitMQ, and the other way round.
+
+A message is stored once, durably, before it is acknowledged. Its place is its offset in its topic: 1, 2, 3, ...
+without gaps. Publishing the same `id` of the same `source` again answers with the first offset and `duplicate: true`:
+after an error whose outcome is unknown, repeat with the same id.
+
+`HEAD` works where `GET` does. A path that is not listed here is 404, another method 405 with `Allow`. Every error is a
+problem document (RFC 9457).
+""".strip()
+
+_REASONS = {
+    400: ("BadRequest", "A value breaks a rule; `field` names it."),
+    404: ("NotFound", "Nothing is there."),
+    408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
+    409: ("Conflict", "The identity was published before with other content."),
+    413: ("TooLarge", "A limit of size is passed; `field` names what is too large."),
+    415: ("UnsupportedMediaType", "A content type or encoding that is not taken."),
+    429: ("Overloaded", "A bound is reached; repeat after `Retry-After` seconds."),
+    431: ("HeadersTooLarge", "More than 32 KiB of request line and headers."),
+    500: ("Internal", "A defect; the outcome is unknown."),
+    503: ("Unavailable", "A part is away; repeat after `Retry-After` seconds, the outcome is unknown."),
+    504: ("DeadlineExceeded", "It took too long, the outcome is unknown."),
+}
+#: These can meet any request.
+_ALWAYS = (400, 408, 413, 429, 431, 500, 503)
+
+
+def document(version: str) -> Schema:
+    """The whole document, as plain values."""
+    messages = "/api/topics/{topic}/messages"
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Trivium",
+            "version": version,
+            "description": _ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [
+            {"name": "data", "description": "The shortest way in and out."},
+            {"name": "messages", "description": "Publishing and reading."},
+            {"name": "service", "description": "What runs here, and how it is."},
+        ],
+        "paths": {
+            "/api/data": {"get": _get_data(), "post": _post_data()},
+            messages: {"post": _publish(), "get": _read_messages()},
+            f"{messages}/{{offset}}": {"get": _get_message()},
+            "/api/topics/{topic}/stream": {"get": _follow()},
+            "/api/topics": {"get": _list_topics()},
+            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"))},
+            "/readyz": {"get": _ready()},
+            "/openapi.json": {"get": _simple("openapi", "This document.", _content("It.", _JSON, {"type": "object"}))},
+            "/docs": {"get": _simple("docs", "A page to read.", _content("It.", "text/html", {"type": "string"}))},
+        },
+        "components": {"schemas": schemas(), "responses": dict(_problem(status) for status in _REASONS)},
+    }
+
+
+def _get_data() -> Schema:
+    topic = _query("topic", ref("Topic"), "The default topic if it is left out.")
+    answer = _ok("The newest message, or the greeting while there is none.", "Data", DATA)
+    return _operation("getData", "data", "Read the newest message", answer, parameters=[topic])
+
+
+def _post_data() -> Schema:
+    return _operation(
+        "postData",
+        "data",
+        "Publish a text to the default topic",
+        _published("Published"),
+        (409, 415, 504),
+        parameters=_identity() + _trace(),
+        requestBody={"required": True, "content": {_JSON: {"schema": ref("Text"), "example": {"message": "hello"}}}},
+    )
+
+
+def _publish() -> Schema:
+    plain: Schema = {"schema": {}}  # as OpenAPI 3.1 describes bytes
+    key = _query("key", {"type": "string", "minLength": 1, "maxLength": 255}, "The ordering key, as `ce-partitionkey`.")
+    return _operation(
+        "publish",
+        "messages",
+        "Publish a message or a batch",
+        _published("Published", "PublishedBatch"),
+        (404, 409, 415, 504),
+        description="With `ce-specversion` the headers are a CloudEvent in binary mode: `ce-source` and `ce-type` are "
+        "required, and the id is `ce-id` or `Idempotency-Key`. A body of another type is a message of that type; "
+        "`ce-*` headers override what is filled in. A batch is stored whole or not at all.",
+        parameters=[_topic(), key, *_identity(), *_event_headers(), *_trace()],
+        requestBody={
+            "content": {
+                STRUCTURED: {"schema": ref("Event"), "example": EVENT},
+                BATCH: {"schema": ref("Batch"), "example": [EVENT]},
+                _JSON: {**plain, "example": {"order": 17}},
+                "text/plain": {**plain, "example": "hello"},
+                "application/octet-stream": plain,
+                "*/*": plain,
+            }
+        },
+    )
+
+
+def _read_messages() -> Schema:
+    wait = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0}
+    parameters = [
+        _topic(),
+        _query("after", _cursor(default=0), "The cursor: offsets above it are read."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "At most so many."),
+        _query("wait", wait, "Seconds to wait for a message if there is none."),
+    ]
+    answer = _ok("Messages in order; none if there are none.", "Page", {"messages": [STORED], "next": 42})
+    return _operation("readMessages", "messages", "Read a page", answer, (404,), parameters=parameters)
+
+
+def _get_message() -> Schema:
+    offset = _path("offset", {"type": "integer", "minimum": 1, "maximum": MAX_OFFSET}, 42)
+    answer = _content("The message.", STRUCTURED, ref("StoredEvent"), STORED)
+    return _operation("getMessage", "messages", "Read one message", answer, (404,), parameters=[_topic(), offset])
+
+
+def _follow() -> Schema:
+    cursor = _cursor()
+    parameters = [
+        _topic(),
+        _query("after", cursor, "The cursor; from now on if it is left out."),
+        {**_header("Last-Event-ID", cursor, "The cursor of a client that reconnects."), "example": "41"},
+    ]
+    answer = _content(
+        "Server-sent events: `id` is the offset, `event` is `message`, `data` the CloudEvent. The first frame carries "
+        "the cursor as `id` and no data.",
+        EVENT_STREAM,
+        {"type": "string"},
+    )
+    return _operation("follow", "messages", "Follow live", answer, (404,), parameters=parameters)
+
+
+def _list_topics() -> Schema:
+    parameters = [
+        _query(
+            "after", {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]{0,199})?$"}, "Continue after this name."
+        ),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "At most so many."),
+    ]
+    answer = _ok("Topics by name.", "Topics", {"topics": [{"topic": "orders", "head": 42}], "next": None})
+    return _operation("listTopics", "messages", "List the topics", answer, parameters=parameters)
+
+
+def _ready() -> Schema:
+    verbose = _query("verbose", {"enum": ["", "1", "true"]}, "Tell each check.")
+    answer = _ok("It is ready. While it is not, the answer is 503.", "Status")
+    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose])
+
+
+def _simple(name: str, summary: str, answer: Schema) -> Schema:
+    return _operation(name, "service", summary, answer)
+
+
+def _operation(
+    name: str, tag: str, summary: str, answers: Schema, problems: tuple[int, ...] = (), **rest: Any
+) -> Schema:
+    for status in sorted((*_ALWAYS, *problems)):
+        answers = {**answers, str(status): {"$ref": f"#/components/responses/{_REASONS[status][0]}"}}
+    return {"operationId": name, "tags": [tag], "summary": summary, **rest, "responses": answers}
+
+
+def _problem(status: int) -> tuple[str, Schema]:
+    name, description = _REASONS[status]
+    answer: Schema = {"description": description, "content": {PROBLEM: {"schema": ref("Problem")}}}
+    if status in (429, 503):
+        seconds = {"type": "integer", "minimum": 0}
+        answer["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
+    return name, answer
+
+
+def _content(description: str, media: str, schema: Schema, example: Any = None) -> Schema:
+    body = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    return {"200": {"description": description, "content": {media: body}}}
+
+
+def _ok(description: str, schema: str, example: Any = None) -> Schema:
+    return _content(description, _JSON, ref(schema), example)
+
+
+def _published(*names: str) -> Schema:
+    schema = ref(names[0]) if len(names) == 1 else {"oneOf": [ref(name) for name in names]}
+    location = {"description": "The path of a single message.", "schema": {"type": "string"}}
+
+    def answer(description: str, example: Schema) -> Schema:
+        content = {_JSON: {"schema": schema, "example": example}}
+        return {"description": description, "headers": {"Location": location}, "content": content}
+
+    return {
+        "201": answer("Stored durably.", PUBLISHED),
+        "200": answer("Nothing new was stored: all of it was stored before.", {**PUBLISHED, "duplicate": True}),
+    }
+
+
+def _query(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _header(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def _path(name: str, schema: Schema, example: Any) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
+
+
+def _topic() -> Schema:
+    return _path("topic", ref("Topic"), "orders")
+
+
+def _cursor(**rules: Any) -> Schema:
+    return {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, **rules}
+
+
+def _identity() -> list[Schema]:
+    return [_header("Idempotency-Key", {"type": "string"}, "The id of the message, if it brings none; may be quoted.")]
+
+
+def _event_headers() -> list[Schema]:
+    names = ("id", "source", "type", "subject", "time", "partitionkey", "dataschema")
+    version = _header("ce-specversion", {"const": "1.0"}, "Says that the headers are a CloudEvent.")
+    return [version, *(_header(f"ce-{name}", {"type": "string"}, f"`{name}`, percent-encoded.") for name in names)]
+
+
+def _trace() -> list[Schema]:
+    names = ("traceparent", "tracestate", "baggage")
+    return [_header(name, {"type": "string"}, f"Kept as `{name}` if the event has no trace context.") for name in names]

@@ -1,0 +1,123 @@
+"""A request as the handlers see it, and the strict reading of what stands in its headers and query."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from starlette.types import Receive, Scope
+
+from core.errors import InvalidArgument
+from core.limits import check_offset
+
+T = TypeVar("T")
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}\Z", re.ASCII)
+_DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?\Z", re.ASCII)
+_BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+#: RFC 9110, section 5.6.4; the String of RFC 9651 is one of these.
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*)"\Z')
+_ESCAPE = re.compile(r"\\(.)")
+
+
+class Request:
+    """One request with its whole body. `receive` tells when the client leaves."""
+
+    __slots__ = ("body", "headers", "method", "path", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, body: bytes) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.body = body
+        self.method: str = scope["method"]
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.path: dict[str, str] = scope["path_params"]
+
+    def header(self, name: str) -> str | None:
+        """The one value of a header (`name` in lower case); `InvalidArgument` if it is given twice or is not UTF-8."""
+        wanted = name.encode()
+        found: bytes | None = None
+        for key, value in self.headers:
+            if key == wanted:
+                if found is not None:
+                    raise InvalidArgument("must not be given more than once", field=name)
+                found = value
+        return None if found is None else utf8(found, name)
+
+    def query(self, *names: str) -> dict[str, str]:
+        """The query parameters; `InvalidArgument` names one that is unknown, repeated or badly encoded."""
+        query: bytes = self.scope["query_string"]
+        if not query:
+            return {}
+        found: dict[str, str] = {}
+        for name, value in _pairs(query):
+            if name not in names:
+                takes = f"; it takes {', '.join(names)}" if names else ""
+                raise InvalidArgument(f"is no parameter of this operation{takes}", field=name[:40] or "query")
+            if name in found:
+                raise InvalidArgument("must not be given more than once", field=name)
+            found[name] = value
+        return found
+
+
+def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
+    for pair in query.split(b"&"):
+        if pair:
+            name, _, value = pair.replace(b"+", b" ").partition(b"=")
+            readable = percent_decode(name, "query")
+            yield readable, percent_decode(value, readable[:40])
+
+
+def integer(text: str, field: str) -> int:
+    """A whole number in decimal digits; its range is for the service to judge."""
+    if not _INTEGER.match(text):
+        raise InvalidArgument("must be an integer in decimal digits, at most 18 of them", field=field)
+    return int(text)
+
+
+def cursor(text: str, field: str) -> int:
+    """A cursor that may be given in one of two places, and is judged in both."""
+    value = integer(text, field)
+    check_offset(value, field)
+    return value
+
+
+def seconds(text: str, field: str) -> float:
+    """A number of seconds such as `30` or `0.5`; its range is for the service to judge."""
+    if not _DECIMAL.match(text):
+        raise InvalidArgument("must be a number of seconds such as 30 or 0.5", field=field)
+    return float(text)
+
+
+def optional(read: Callable[[str, str], T], text: str | None, field: str) -> T | None:
+    """What `read` makes of a value, None if it was not given."""
+    return None if text is None else read(text, field)
+
+
+def percent_decode(value: bytes, field: str) -> str:
+    """Undo percent-encoding once (RFC 3986, section 2.1); what comes out has to be UTF-8."""
+    if b"%" in value:
+        broken = _BAD_PERCENT.search(value)
+        if broken is not None:
+            raise InvalidArgument(
+                f"is badly percent-encoded at byte {broken.start()}: two hexadecimal digits follow '%'", field=field
+            )
+        value = _PERCENT.sub(lambda match: bytes((int(match[1], 16),)), value)
+    return utf8(value, field)
+
+
+def unquote(value: str, field: str) -> str:
+    """The text of a quoted string; what does not begin with a quote stands for itself."""
+    if not value.startswith('"'):
+        return value
+    quoted = _QUOTED.match(value)
+    if quoted is None:
+        raise InvalidArgument("begins with a quote, but is no quoted string (RFC 9110)", field=field)
+    return _ESCAPE.sub(r"\1", quoted[1])
+
+
+def utf8(value: bytes, field: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"must be UTF-8, byte {error.start} is not", field=field) from error
