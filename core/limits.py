@@ -104,8 +104,7 @@ class Limits(Struct, frozen=True, kw_only=True):
             raise InvalidArgument("must hold at least one message", field="messages")
         if len(messages) == 1:
             return self.check(messages[0])
-        if len(messages) > self.batch_messages:
-            raise TooLarge(f"{len(messages)} messages, at most {self.batch_messages} in one batch", field="messages")
+        self.check_count(len(messages))
         total = 0
         for index, message in enumerate(messages):
             try:
@@ -115,6 +114,11 @@ class Limits(Struct, frozen=True, kw_only=True):
         if total > self.batch_bytes:
             raise TooLarge(f"{total} bytes, at most {self.batch_bytes} in one batch", field="messages")
         return total
+
+    def check_count(self, count: int) -> None:
+        """Raise `TooLarge` if so many messages are too many for a batch; of use before they are decoded."""
+        if count > self.batch_messages:
+            raise TooLarge(f"{count} messages, at most {self.batch_messages} in one batch", field="messages")
 
     def check(self, message: Message) -> int:
         """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""

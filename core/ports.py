@@ -96,7 +96,10 @@ class MessageLog(Protocol):
         """Return once the head of `topic` is above `cursor`; at once if it is."""
 
     def watch(self, listener: Callable[[Mapping[str, int]], None]) -> Callable[[], None]:
-        """Call `listener` with the new heads of each commit, on the loop, until the returned function is called."""
+        """Call `listener` with the new heads of each commit, on the loop, until the returned function is called.
+
+        It is called before the publishers are answered, and must neither block nor raise.
+        """
 
     def release(self) -> None:
         """Let everybody go who waits in `beyond`, now and from now on: the service is ending."""

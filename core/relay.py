@@ -230,7 +230,10 @@ class Relay:
         failure = Undeliverable("the broker gave it up") if answer.cancelled() else answer.exception()
         if sent.round != route.round:
             return
-        if failure is None or (isinstance(failure, Unroutable) and self._settings.unroutable == "skip"):
+        skipped = isinstance(failure, Unroutable) and self._settings.unroutable == "skip"
+        if skipped:
+            log.warning("message is skipped, no queue takes it", topic=route.topic, offset=sent.offset)
+        if failure is None or skipped:
             sent.confirmed = True
             self._advance(route)
         else:

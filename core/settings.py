@@ -80,7 +80,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     grpc_rpcs: Annotated[Positive, _help("RPCs at once, streams included; each may buffer a message.")] = 2000
 
-    amqp_url: Annotated[str, _help("RabbitMQ; `AMQP_URL` is read too.")] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_url: Annotated[str, Meta(pattern=r"^amqps?://[^/?#\s]+"), _help("RabbitMQ; `AMQP_URL` is read too.")] = (
+        "amqp://guest:guest@127.0.0.1:5672/"
+    )
     amqp_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,100}\Z"), _help("First part of queue names.")] = (
         "trivium"
     )

@@ -44,7 +44,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-async def publishers(log: SqliteLog, count: int, messages: int, topics: int = 1, data: bytes = b"data") -> None:
+async def publishers(log: MessageLog, count: int, messages: int, topics: int = 1, data: bytes = b"data") -> None:
     """So many at once, each awaiting one message before the next."""
 
     async def publisher(number: int) -> None:
@@ -54,5 +54,3 @@ async def publishers(log: SqliteLog, count: int, messages: int, topics: int = 1,
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             group.create_task(publisher(number))
-
-

@@ -1,28 +1,26 @@
 """What the log in SQLite does when the disk, or somebody else, misbehaves."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from core.errors import Conflict, DeadlineExceeded, Internal, Overloaded, TooLarge, Unavailable
+from core.errors import DeadlineExceeded, Unavailable
 from core.health import Health, State
-from core.messages import StoredMessage, new_message
-from core.settings import MEMORY
 from core.stores.groups import StoreBroken
-from core.stores.lock import StoreLocked
-from core.stores.schema import MIGRATIONS, UnknownSchema
 from core.stores.sqlite import SqliteLog
-from tests.core.opening import a_log, append, offsets, some, stored_in, until
+from tests.core.opening import a_log, append, offsets, publishers, some, stored_in, until
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture
+async def log(data_dir: str, health: Health) -> AsyncIterator[SqliteLog]:
+    """A log in a folder or in memory."""
+    async with a_log(data_dir, health) as log:
+        yield log
 
 
 def state(health: Health) -> State:
@@ -61,9 +59,8 @@ async def test_a_database_that_another_program_holds_is_unavailable(
         assert state(health) is State.OK
 
 
-async def test_a_full_disk_fails_the_group_keeps_reads_and_recovers(either_log: SqliteLog, health: Health) -> None:
+async def test_a_full_disk_fails_the_group_keeps_reads_and_recovers(log: SqliteLog, health: Health) -> None:
     """Nothing partial is stored, of old topics or new ones, and offsets have no gap afterwards."""
-    log = either_log
     await append(log, "a", *some(5))
     log.save_cursors("r", {"a": 5})
     pages = log._connection.pragma("page_count")
@@ -204,9 +201,8 @@ async def test_a_failed_fsync_of_a_checkpoint_ends_the_store_too(
         assert offsets(await stored_in(log, "a")) == [1]
 
 
-async def test_a_read_that_fails_is_unavailable(either_log: SqliteLog) -> None:
+async def test_a_read_that_fails_is_unavailable(log: SqliteLog) -> None:
     """Callers get an error of the tree."""
-    log = either_log
     await append(log, "a", *some(1))
     log._tails.heads["a"] = 2
 

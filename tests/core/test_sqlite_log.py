@@ -10,24 +10,28 @@ from typing import Any
 
 import apsw
 import pytest
-from structlog.testing import capture_logs
 
-from core.errors import Conflict, DeadlineExceeded, Internal, Overloaded, TooLarge, Unavailable
-from core.health import Health, State
+from core.errors import Conflict, Internal, Overloaded, TooLarge, Unavailable
+from core.health import Health
 from core.messages import StoredMessage, new_message
 from core.settings import MEMORY
-from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import MIGRATIONS, UnknownSchema
 from core.stores.sqlite import SqliteLog
-from tests.core.opening import a_log, append, offsets, some, stored_in, until
+from tests.core.opening import a_log, append, offsets, publishers, some, stored_in
 
 ROOT = Path(__file__).parents[2]
 
 
-async def test_offsets_have_no_gaps_under_concurrency(either_log: SqliteLog) -> None:
+@pytest.fixture
+async def log(data_dir: str, health: Health) -> AsyncIterator[SqliteLog]:
+    """A log in a folder or in memory."""
+    async with a_log(data_dir, health) as log:
+        yield log
+
+
+async def test_offsets_have_no_gaps_under_concurrency(log: SqliteLog) -> None:
     """Over many topics, batches and single messages, duplicates and conflicts in between."""
-    log = either_log
 
     async def publisher(number: int) -> None:
         for turn in range(10):
@@ -50,9 +54,8 @@ async def test_offsets_have_no_gaps_under_concurrency(either_log: SqliteLog) -> 
     assert log.groups.messages == total
 
 
-async def test_commit_order_is_offset_order(either_log: SqliteLog) -> None:
+async def test_commit_order_is_offset_order(log: SqliteLog) -> None:
     """Whoever watches or follows sees offsets rise by one, and what it sees can be read."""
-    log = either_log
     seen: list[int] = []
     unwatch = log.watch(lambda heads: seen.append(heads["a"]))
     answers = [log.append("a", some(2), 0) for _ in range(50)]
@@ -65,17 +68,15 @@ async def test_commit_order_is_offset_order(either_log: SqliteLog) -> None:
     assert seen[-1] == 100
 
 
-async def test_concurrent_publishers_share_commits(either_log: SqliteLog) -> None:
+async def test_concurrent_publishers_share_commits(log: SqliteLog) -> None:
     """32 of them cost far fewer groups than messages."""
-    log = either_log
     await publishers(log, 32, 20)
     assert log.groups.messages == 640
     assert log.groups.groups < 640 / 4
 
 
-async def test_a_lone_publish_is_committed_alone(either_log: SqliteLog) -> None:
+async def test_a_lone_publish_is_committed_alone(log: SqliteLog) -> None:
     """It waits for nobody."""
-    log = either_log
     for _ in range(3):
         await append(log, "a", *some(1))
     assert log.groups.groups == 3
@@ -141,18 +142,16 @@ async def test_a_read_never_shows_more_than_the_head(data_dir: str) -> None:
         assert [one.head for one in await log.topics("", 10)] == [1]
 
 
-async def test_topics_are_read_by_name(either_log: SqliteLog) -> None:
+async def test_topics_are_read_by_name(log: SqliteLog) -> None:
     """In pages."""
-    log = either_log
     for name in ("b", "a", "c"):
         await append(log, name, *some(2))
     assert [(one.topic, one.head) for one in await log.topics("", 2)] == [("a", 2), ("b", 2)]
     assert [(one.topic, one.head) for one in await log.topics("b", 2)] == [("c", 2)]
 
 
-async def test_cursors_are_kept_per_reader(either_log: SqliteLog) -> None:
+async def test_cursors_are_kept_per_reader(log: SqliteLog) -> None:
     """A reader that saved none is unknown; one that saved an empty mapping is not."""
-    log = either_log
     await append(log, "a", *some(1))
     assert await log.cursors("r") is None
     log.save_cursors("r", {})
@@ -178,9 +177,8 @@ async def test_the_number_of_topics_is_bounded(data_dir: str) -> None:
         assert (await append(log, "a", *some(1)))[0].offset == 2
 
 
-async def test_a_topic_that_was_refused_does_not_use_up_a_number(either_log: SqliteLog) -> None:
+async def test_a_topic_that_was_refused_does_not_use_up_a_number(log: SqliteLog) -> None:
     """There are 2**23, and a message that conflicts with itself must not cost one."""
-    log = either_log
     for number in range(20):
         with pytest.raises(Conflict):
             await append(log, f"x{number}", new_message(b"1", id="1"), new_message(b"2", id="1"))
@@ -190,9 +188,8 @@ async def test_a_topic_that_was_refused_does_not_use_up_a_number(either_log: Sql
     assert offsets(await stored_in(log, "a")) == [1]
 
 
-async def test_a_message_that_can_not_be_stored_fails_alone(either_log: SqliteLog) -> None:
+async def test_a_message_that_can_not_be_stored_fails_alone(log: SqliteLog) -> None:
     """A defect of a caller is `internal`, and leaves neither a row nor a gap."""
-    log = either_log
     good = log.append("a", some(1), 0)
     absurd: Any = "no time"
     bad = log.append("a", [*some(1), new_message(b"", time=absurd)], 0)
@@ -215,9 +212,8 @@ async def test_what_waits_is_bounded_in_bytes(data_dir: str) -> None:
         assert await log.head("a") == 2
 
 
-async def test_who_waits_is_woken_by_the_commit_or_the_end(either_log: SqliteLog) -> None:
+async def test_who_waits_is_woken_by_the_commit_or_the_end(log: SqliteLog) -> None:
     """Never by anything else."""
-    log = either_log
     waiting = asyncio.create_task(log.beyond("a", 1))
     await append(log, "a", *some(1))
     assert not waiting.done()
@@ -330,5 +326,3 @@ async def test_migrations_bring_an_empty_file_to_the_newest_schema(tmp_path: Pat
     for _ in range(2):
         async with a_log(str(tmp_path)) as log:
             assert log._connection.pragma("user_version") == len(MIGRATIONS)
-
-

@@ -14,6 +14,8 @@ from core.messages import Message, Page, StoredMessage, weight
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc.codec import EncodedMessages, decode_message, decode_publish, encode_message, parse
 
+LIMITS = Limits(batch_messages=10)
+
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=60)
 WIDE = st.sampled_from(["x" * 255, "é" * 127, "\N{GRINNING FACE}" * 63])
 STRINGS = TEXT | WIDE
@@ -86,7 +88,7 @@ def test_any_protobuf_message_is_decoded_or_refused(message: pb.Message) -> None
 def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
     """Bytes that are no protobuf are an invalid argument and nothing else."""
     with suppress(InvalidArgument, TooLarge):
-        decode_publish(pb.PublishStreamRequest, raw, 10)
+        decode_publish(pb.PublishStreamRequest, raw, LIMITS)
 
 
 @given(st.lists(STORED, max_size=5, unique_by=lambda stored: (stored.topic, stored.offset)), st.integers(0, 2**53 - 1))
@@ -156,7 +158,7 @@ def test_times_out_of_range_are_refused(seconds: int, nanos: int, count: int, fi
     bad = pb.Message(time=Timestamp(seconds=seconds, nanos=nanos))
     raw = pb.PublishRequest(topic="t", messages=[pb.Message(), bad][2 - count :]).SerializeToString()
     with pytest.raises(InvalidArgument) as raised:
-        decode_publish(pb.PublishRequest, raw, 10)
+        decode_publish(pb.PublishRequest, raw, LIMITS)
     assert raised.value.field == field
 
 
@@ -174,7 +176,7 @@ def test_what_is_missing_is_filled_in() -> None:
 def test_too_many_messages_are_refused_before_they_are_made(count: int) -> None:
     """A request with more messages than a batch may hold says how many, small and large ones alike."""
     with pytest.raises(TooLarge, match=f"messages: {count} messages, at most 10 in one batch"):
-        decode_publish(pb.PublishRequest, b"\x12\x00" * count, 10)
+        decode_publish(pb.PublishRequest, b"\x12\x00" * count, LIMITS)
 
 
 def test_garbage_names_what_was_expected() -> None:

@@ -11,7 +11,8 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from core.errors import InvalidArgument, TooLarge, TriviumError
+from core.errors import InvalidArgument, TriviumError
+from core.limits import Limits
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage, new_message
 from proto.trivium.v1 import messages_pb2 as pb
 
@@ -53,17 +54,17 @@ _Envelope = _envelope_class()
 
 
 def decode_publish(
-    kind: type[pb.PublishRequest] | type[pb.PublishStreamRequest], raw: bytes, most: int
+    kind: type[pb.PublishRequest] | type[pb.PublishStreamRequest], raw: bytes, limits: Limits
 ) -> tuple[str, list[Message]]:
-    """Topic and messages of a request; `TooLarge` before more than `most` of them were made.
+    """Topic and messages of a request; `TooLarge` before too many of them were made.
 
     An empty message takes two bytes in a request and 180 once it is parsed: 8 MiB of them became 750 MiB.
     """
     if len(raw) > _COUNT_FIRST_BYTES:
         envelope = parse(_Envelope, raw)
-        _check_count(len(envelope.messages), most)  # type: ignore[attr-defined]  # the class is made at run time
+        limits.check_count(len(envelope.messages))  # type: ignore[attr-defined]  # the class is made at run time
     request = parse(kind, raw)
-    _check_count(len(request.messages), most)
+    limits.check_count(len(request.messages))
     if len(request.messages) == 1:
         return request.topic, [decode_message(request.messages[0])]
     messages = []
@@ -73,11 +74,6 @@ def decode_publish(
         except TriviumError as error:
             raise error.within(f"messages[{index}]") from error
     return request.topic, messages
-
-
-def _check_count(count: int, most: int) -> None:
-    if count > most:
-        raise TooLarge(f"{count} messages, at most {most} in one batch", field="messages")
 
 
 def decode_message(message: pb.Message) -> Message:

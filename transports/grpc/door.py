@@ -71,9 +71,9 @@ class GrpcDoor:
         await self._server.wait_for_termination(_FOREVER_SECONDS)
 
     def _add_services(self) -> None:
-        batch = self._settings.max_batch_messages
-        publish_stream = PublishStream(self._service, self._closing, batch_messages=batch)
-        ours = messages.Messages(self._service, publish_stream, batch_messages=batch)
+        limits = self._settings.limits
+        publish_stream = PublishStream(self._service, self._closing, limits=limits)
+        ours = messages.Messages(self._service, publish_stream, limits=limits)
         names = [service.full_name for service in (messages.SERVICE, health_checks.SERVICE, reflection.SERVICE)]
         checks = health_checks.HealthChecks(self._health, self._closing, ("", messages.SERVICE.full_name))
         described = reflection.Reflection(self._closing, names).handlers

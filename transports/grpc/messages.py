@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import aclosing
 
+from core.limits import Limits
 from core.messages import Greeting
 from core.ports import MessageService
 from proto.trivium.v1 import messages_pb2 as pb
@@ -18,10 +19,10 @@ _ENCODED_BYTES = 16 * 1024 * 1024
 class Messages:
     """Decodes, calls the service, encodes."""
 
-    def __init__(self, service: MessageService, publish_stream: PublishStream, *, batch_messages: int) -> None:
+    def __init__(self, service: MessageService, publish_stream: PublishStream, *, limits: Limits) -> None:
         self._service = service
         self._publish_stream = publish_stream
-        self._batch_messages = batch_messages
+        self._limits = limits
         self._encoded = codec.EncodedMessages(_ENCODED_BYTES)
 
     @property
@@ -42,7 +43,7 @@ class Messages:
         return codec.encode_greeting(newest) if isinstance(newest, Greeting) else self._encoded.one(newest)
 
     async def _publish(self, raw: bytes) -> bytes:
-        topic, messages = codec.decode_publish(pb.PublishRequest, raw, self._batch_messages)
+        topic, messages = codec.decode_publish(pb.PublishRequest, raw, self._limits)
         return codec.encode_published(await self._service.publish(topic, messages))
 
     async def _get_message(self, raw: bytes) -> bytes:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TypeAlias
 
 from core.errors import TriviumError
+from core.limits import Limits
 from core.messages import Published
 from core.ports import MessageService
 from proto.trivium.v1 import messages_pb2 as pb
@@ -25,10 +26,10 @@ Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
 class PublishStream:
     """Serves the RPC. Publishing begins in the order of the requests, and order of calls is order of commit."""
 
-    def __init__(self, service: MessageService, closing: Closing, *, batch_messages: int) -> None:
+    def __init__(self, service: MessageService, closing: Closing, *, limits: Limits) -> None:
         self._service = service
         self._closing = closing
-        self._batch_messages = batch_messages
+        self._limits = limits
 
     async def serve(self, call: Call) -> None:
         """Answer until the peer has sent its last request, or the door closes."""
@@ -55,7 +56,7 @@ class PublishStream:
 
     def _begin(self, request: bytes) -> Begun:
         try:
-            topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._batch_messages)
+            topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
             return self._service.publish(topic, messages)
         except TriviumError as error:
             return error
