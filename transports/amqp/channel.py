@@ -1,0 +1,123 @@
+"""One AMQP channel to await: pika calls back, here its answers are awaited."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any, Self
+
+from msgspec import Struct
+from pika.exceptions import AMQPError
+from pika.exceptions import ChannelClosed as PikaChannelClosed
+
+from transports.amqp.wire import BrokerSilent, Connection, explain
+
+#: RabbitMQ answers a declaration within milliseconds; a node under load or a cluster takes seconds.
+_ANSWER_SECONDS = 20.0
+_CLOSE_SECONDS = 2.0
+
+
+class ChannelLost(Exception):
+    """The channel is gone, and with it every delivery and confirm of it. `code` is AMQP's, where there is one."""
+
+    def __init__(self, reason: str, code: int = 0) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """A message from a queue; `tag` means something on its own channel alone. `properties` as on the wire."""
+
+    tag: int
+    exchange: str | bytes
+    routing_key: str | bytes
+    properties: bytes
+    body: bytes
+
+
+class Channel:
+    """Methods raise `ChannelLost` once the channel is gone; `lost` is done then, with that error as its result."""
+
+    raw: Any  # pika's channel
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.lost: Future[ChannelLost] = asyncio.get_running_loop().create_future()
+        self._answers: set[Future[Any]] = set()
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Self:
+        channel = cls(connection)
+        try:
+            channel.raw = await channel._answer(
+                lambda callback: connection.raw.channel(on_open_callback=callback).add_on_close_callback(
+                    channel._on_close
+                )
+            )
+        except AMQPError as error:
+            raise ChannelLost(explain(error)) from error
+        channel.raw.add_on_cancel_callback(channel._on_cancel)
+        return channel
+
+    async def call(self, method: str, **arguments: Any) -> None:
+        """Call a method of pika's channel by its name and await the broker's answer."""
+        await self._answer(lambda callback: getattr(self.raw, method)(callback=callback, **arguments))
+
+    async def consume(self, queue: str, prefetch: int, receive: Callable[[Delivery], None]) -> None:
+        """Have `receive` called with each message; at most `prefetch` are unacknowledged.
+
+        A consumer that the broker cancels, since its queue is deleted, loses the channel.
+        """
+
+        def on_message(_channel: Any, method: Any, properties: bytes, body: bytes) -> None:
+            receive(Delivery(method.delivery_tag, method.exchange, method.routing_key, properties, body))
+
+        await self.call("basic_qos", prefetch_count=prefetch)
+        await self.call("basic_consume", queue=queue, on_message_callback=on_message)
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        if self.lost.done():
+            raise self.lost.result()
+        self.raw.basic_ack(tag, multiple)
+
+    async def close(self) -> None:
+        """Close it; unacknowledged deliveries go back to their queue, in their order.
+
+        Consumers must not be cancelled first, as pika does on closing: the next consumer would get what is ready in
+        the queue before that which this one has not acknowledged comes back. To pika they are cancelled already.
+        """
+        if not self.lost.done() and self.raw.is_open:
+            self.raw._cancelled.update(self.raw.consumer_tags)
+            self.raw.close()
+            await asyncio.wait({self.lost}, timeout=_CLOSE_SECONDS)
+
+    async def _answer(self, send: Callable[[Callable[[Any], None]], Any]) -> Any:
+        answer: Future[Any] = asyncio.get_running_loop().create_future()
+        if self.lost.done():
+            raise self.lost.result()
+        self._answers.add(answer)
+        try:
+            send(lambda result: None if answer.done() else answer.set_result(result))
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await answer
+        except TimeoutError as error:
+            silent = BrokerSilent(f"no answer from the broker within {_ANSWER_SECONDS:g} s")
+            self.connection.cut(silent)
+            raise ChannelLost(str(silent)) from error
+        finally:
+            self._answers.discard(answer)
+
+    def _on_cancel(self, frame: Any) -> None:
+        self._end(ChannelLost(f"the broker cancelled the consumer {frame.method.consumer_tag}: its queue is gone"))
+        if self.raw.is_open:
+            self.raw.close()
+
+    def _on_close(self, _raw: Any, error: Exception) -> None:
+        code = error.reply_code if isinstance(error, PikaChannelClosed) else 0
+        self._end(ChannelLost(explain(error), code))
+
+    def _end(self, error: ChannelLost) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(ChannelLost(str(error), error.code))

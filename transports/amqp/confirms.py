@@ -1,0 +1,119 @@
+"""Publisher confirms on one channel: what becomes of each message."""
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, Self
+
+from pika import BasicProperties
+from pika.exceptions import AMQPError
+from pika.spec import Basic
+
+from core.ports import Undeliverable, Unroutable
+from transports.amqp.channel import Channel, ChannelLost
+from transports.amqp.wire import BrokerSilent
+
+#: The clock looks at what is due this many times within the deadline.
+_TICKS = 8
+
+
+class Confirms:
+    """Publishes on a channel and settles a future per message, without a task or a timer for each.
+
+    A message that no queue takes is returned *and then acknowledged*; the Return counts. It tells no delivery
+    tag, so messages that shall be returned carry a `key`, which `key_of` finds again in the Return.
+    """
+
+    def __init__(self, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable]) -> None:
+        self._channel = channel
+        self._seconds = seconds
+        self._key_of = key_of
+        self._loop = asyncio.get_running_loop()
+        self._tag = 0  # of the message published last; RabbitMQ counts alike, from 1
+        self._first = 1  # every tag below it is settled
+        self._open: dict[int, tuple[Future[None], Hashable]] = {}
+        self._tags: dict[Hashable, deque[int]] = {}
+        self._marks: deque[tuple[float, int]] = deque()  # when, and the tag published last then
+        self._heard = 0.0  # when a confirm came last
+        self._timer = self._loop.call_later(seconds / _TICKS, self._tick)
+        channel.lost.add_done_callback(lambda lost: self._end(lost.result()))
+
+    @classmethod
+    async def on(cls, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable]) -> Self:
+        """Switch confirms on. A confirm that takes longer than `seconds` fails its message."""
+        confirms = cls(channel, seconds, key_of)
+        channel.raw.add_on_return_callback(confirms._on_return)
+        await channel.call("confirm_delivery", ack_nack_callback=confirms._on_confirm)
+        return confirms
+
+    def publish(
+        self, exchange: str, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
+    ) -> Future[None]:
+        """Send a message, as `core.ports.BrokerPublisher` promises; without a `key` it needs no queue to take it."""
+        future: Future[None] = self._loop.create_future()
+        try:
+            self._channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
+        except (AMQPError, AssertionError) as error:
+            future.set_exception(Undeliverable(f"could not be sent: {error!r}"))
+            return future
+        self._tag += 1
+        self._open[self._tag] = (future, key)
+        if key is not None:
+            self._tags.setdefault(key, deque()).append(self._tag)
+        return future
+
+    def _on_confirm(self, frame: Any) -> None:
+        self._heard = self._loop.time()
+        method = frame.method
+        tag: int = method.delivery_tag
+        refused = Undeliverable("the broker refused it") if isinstance(method, Basic.Nack) else None
+        if not method.multiple:
+            self._settle(tag, refused)
+            return
+        for each in range(self._first, (tag or self._tag) + 1):
+            self._settle(each, refused)
+        self._first = max(self._first, (tag or self._tag) + 1)
+
+    def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
+        tags = self._tags.get(self._key_of(method.routing_key, properties))
+        if tags:
+            self._settle(tags[0], Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"))
+
+    def _settle(self, tag: int, failure: Undeliverable | None) -> None:
+        found = self._open.pop(tag, None)
+        if found is None:
+            return
+        future, key = found
+        if key is not None:
+            tags = self._tags[key]
+            tags.remove(tag)
+            if not tags:
+                del self._tags[key]
+        if future.done():
+            return
+        if failure is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failure)
+
+    def _tick(self) -> None:
+        """Fail what is overdue. If nothing at all was confirmed meanwhile, the broker is taken to be frozen."""
+        self._timer = self._loop.call_later(self._seconds / _TICKS, self._tick)
+        now = self._loop.time()
+        if self._channel.connection.blocked is not None:
+            self._marks.clear()  # it said that it would wait
+        overdue = 0
+        while self._marks and self._marks[0][0] <= now - self._seconds:
+            sent_at, overdue = self._marks.popleft()
+            if self._heard < sent_at and any(tag <= overdue for tag in self._open):
+                self._channel.connection.cut(BrokerSilent(f"no confirm from the broker within {self._seconds:g} s"))
+                return
+        for tag in [tag for tag in self._open if tag <= overdue]:
+            self._settle(tag, Undeliverable(f"no confirm within {self._seconds:g} s"))
+        self._marks.append((now, self._tag))
+
+    def _end(self, reason: ChannelLost) -> None:
+        self._timer.cancel()
+        for tag in list(self._open):
+            self._settle(tag, Undeliverable(f"the channel was lost: {reason}"))

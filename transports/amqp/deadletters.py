@@ -1,0 +1,69 @@
+"""What the AMQP door gives up goes to `<prefix>.dead`."""
+
+import asyncio
+from collections.abc import Hashable, Sequence
+
+import structlog
+
+from core.errors import TriviumError
+from core.ports import Unroutable
+from core.settings import Settings
+from transports.amqp import properties
+from transports.amqp.channel import Delivery
+from transports.amqp.connection import Broker
+from transports.amqp.link import Backoff
+from transports.amqp.outlet import Outlet
+from transports.amqp.properties import Encoded
+
+log = structlog.get_logger("trivium.amqp")
+
+CODE = "x-trivium-error-code"
+DETAIL = "x-trivium-error-detail"
+EXCHANGE = "x-trivium-exchange"
+ROUTING_KEY = "x-trivium-routing-key"
+_DETAIL_CHARACTERS = 1000
+#: RabbitMQ's frame_max, less the rest of a content header frame.
+_MOST_BYTES = 131_072 - 8 - 12
+
+
+class DeadLetters:
+    """Publishes messages with the reason, body and properties as they came."""
+
+    def __init__(self, broker: Broker, settings: Settings, part: str) -> None:
+        self._exchange = broker.topology.dead
+        self._retry_seconds = settings.amqp_retry_seconds
+        self._outlet = Outlet(broker, broker.output, f"dead letters of the {part}", self._key_of)
+
+    async def bury(self, dead: Sequence[tuple[Delivery, TriviumError]]) -> None:
+        """Return once RabbitMQ holds all of them in a queue, however long that takes; in their order at first."""
+        backoff = Backoff(self._retry_seconds)
+        while dead:
+            await self._outlet.ready()
+            confirms = [self._publish(delivery, error) for delivery, error in dead]
+            await asyncio.wait(confirms)
+            failed = [confirm.exception() for confirm in confirms]
+            dead = [one for one, failure in zip(dead, failed, strict=True) if failure is not None]
+            if dead:
+                log.warning("dead letters are sent again", n=len(dead), reason=str(next(filter(None, failed))))
+                if any(isinstance(failure, Unroutable) for failure in failed):
+                    self._outlet.renew()
+                await asyncio.sleep(backoff.seconds())
+
+    def _publish(self, delivery: Delivery, error: TriviumError) -> asyncio.Future[None]:
+        headers = {
+            CODE: error.code,
+            DETAIL: str(error)[:_DETAIL_CHARACTERS],
+            EXCHANGE: _text(delivery.exchange),
+            ROUTING_KEY: _text(delivery.routing_key),
+        }
+        raw = properties.republished(delivery.properties, headers, _MOST_BYTES)
+        return self._outlet.publish(self._exchange, delivery.routing_key, Encoded(raw), delivery.body, 0)
+
+    @staticmethod
+    def _key_of(_routing_key: str, _raw: bytes) -> Hashable:
+        """All have one key: which of them is returned does not matter, since all go to the same queue."""
+        return 0
+
+
+def _text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode(errors="replace")

@@ -1,0 +1,214 @@
+"""From RabbitMQ into the log: the queue `<prefix>.in`, in the order of arrival."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import structlog
+
+from core.errors import Internal, TriviumError
+from core.health import Health, State
+from core.messages import Message
+from core.ports import MessageService
+from core.settings import Settings
+from transports.amqp.channel import Channel, Delivery
+from transports.amqp.connection import Broker
+from transports.amqp.deadletters import DeadLetters
+from transports.amqp.fates import FATES, Fate
+from transports.amqp.link import Backoff
+from transports.amqp.mapping import message_of
+from transports.amqp.window import Window
+
+log = structlog.get_logger("trivium.amqp")
+
+#: A message that meets a defect of ours so often is given up.
+_INTERNAL_ATTEMPTS = 5
+#: What is in hand at the end gets this long; what is not acknowledged by then comes again.
+_FINISH_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 5.0
+#: Pauses in a row that are normal under load, and not told.
+_NORMAL_PAUSES = 3
+
+Outcome: TypeAlias = TriviumError | None
+
+
+class _Item:
+    """A delivery on its way. It is decoded once, so that another attempt has the same identity."""
+
+    __slots__ = ("attempts", "delivery", "message")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.attempts = 0
+        self.message: Message | TriviumError
+        try:
+            self.message = message_of(delivery.properties, delivery.body)
+        except TriviumError as error:
+            self.message = error
+
+
+class Inbox:
+    """Takes what waits as one batch, and acknowledges it after the commit, before it takes the next.
+
+    All of a batch is handed over in one turn of the loop, so it is committed as one: of several that can't be
+    stored now, none is, and the order holds when they are tried again.
+    """
+
+    def __init__(self, broker: Broker, service: MessageService, settings: Settings, health: Health) -> None:
+        self._broker = broker
+        self._service = service
+        self._prefetch = settings.amqp_prefetch
+        self._health = health
+        self._dead_letters = DeadLetters(broker, settings, "inbox")
+        self._backoff = Backoff(_LONGEST_PAUSE_SECONDS)
+        self._pauses = 0  # since something went well
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._health.report("inbox", State.OK)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="amqp inbox")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is in hand and acknowledge it; the rest stays with RabbitMQ."""
+        self._stop.set()
+        await _within(_FINISH_SECONDS, self._idle)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def wait(self) -> None:
+        """Never returns while it is open; raises what ended the inbox, which is a defect."""
+        await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            await self._broker.intake.serve("inbox", self._session)
+
+    async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
+        """Returns when a fresh channel is due, everything that it took being acknowledged."""
+        window = Window()
+
+        def receive(delivery: Delivery) -> None:
+            window.receive(delivery)
+            self._wake.set()
+
+        await channel.consume(self._broker.topology.inbox, self._prefetch, receive)
+        began()
+        while not window.spent:
+            self._wake.clear()
+            batch = [] if self._stop.is_set() else window.take()
+            if not batch:
+                await self._wake.wait()
+                continue
+            self._idle.clear()
+            try:
+                await self._store(channel, [_Item(delivery) for delivery in batch])
+            finally:
+                self._idle.set()
+            window.release(batch)
+
+    async def _store(self, channel: Channel, items: Sequence[_Item]) -> None:
+        """Get every item stored or buried, in order. After a defect of ours, one by one."""
+        alone = False
+        while items:
+            outcomes = await self._attempt(items[:1] if alone else items)
+            settled = next((at for at, outcome in enumerate(outcomes) if not _is_final(outcome)), len(outcomes))
+            await self._settle(channel, items[:settled], outcomes)
+            items = items[settled:]
+            if settled == len(outcomes):
+                self._goes_on()
+                continue
+            stuck = outcomes[settled]
+            if stuck is not None and FATES[type(stuck)] is Fate.FEW_ATTEMPTS:
+                alone = True
+                items[0].attempts += 1
+                if items[0].attempts == _INTERNAL_ATTEMPTS:
+                    await self._settle(channel, items[:1], [stuck])
+                    items = items[1:]
+                    continue
+            await self._pause(stuck)
+            if self._stop.is_set():
+                return
+
+    async def _attempt(self, items: Sequence[_Item]) -> list[Outcome]:
+        """Publish in order, up to the first that is not admitted now; the outcomes of those that were tried."""
+        begun: list[Future[Any] | TriviumError] = []
+        for item in items:
+            answer = self._publish(item)
+            begun.append(answer)
+            if isinstance(answer, TriviumError) and not _is_final(answer):
+                break
+        try:
+            return [answer if isinstance(answer, TriviumError) else await _outcome(answer) for answer in begun]
+        finally:
+            for answer in begun:
+                if isinstance(answer, Future):
+                    answer.cancel()  # of no effect on those that are done, nor on what the store does
+
+    def _publish(self, item: _Item) -> Future[Any] | TriviumError:
+        if isinstance(item.message, TriviumError):
+            return item.message
+        topic = item.delivery.routing_key
+        try:
+            return self._service.publish(topic if isinstance(topic, str) else repr(topic), (item.message,))
+        except TriviumError as error:
+            return error
+        except Exception:  # the boundary of one message
+            log.exception("a message could not be published")
+            return Internal("the message could not be published")
+
+    async def _settle(self, channel: Channel, items: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+        """Acknowledge what is stored, bury what never can be, then acknowledge that."""
+        if not items:
+            return
+        failed = [(item, outcome) for item, outcome in zip(items, outcomes, strict=False) if outcome is not None]
+        if failed:
+            first, reason = failed[0]
+            if first is not items[0]:
+                channel.ack(first.delivery.tag - 1, multiple=True)
+            log.warning("messages go to the dead letters", n=len(failed), code=reason.code, first=str(reason))
+            await self._dead_letters.bury([(item.delivery, outcome) for item, outcome in failed])
+        channel.ack(items[-1].delivery.tag, multiple=True)
+
+    async def _pause(self, reason: Outcome) -> None:
+        self._pauses += 1
+        if self._pauses == _NORMAL_PAUSES:
+            self._health.report("inbox", State.DEGRADED, f"messages wait in RabbitMQ: {reason}")
+        asked = 0.0 if reason is None else reason.retry_after or 0.0
+        await _within(max(asked, self._backoff.seconds()), self._stop)
+
+    def _goes_on(self) -> None:
+        if self._pauses:
+            self._pauses = 0
+            self._backoff.reset()
+            self._health.report("inbox", State.OK)
+
+
+def _is_final(outcome: Outcome) -> bool:
+    return outcome is None or FATES[type(outcome)] is Fate.DEAD_LETTER
+
+
+async def _outcome(answer: Future[Any]) -> Outcome:
+    try:
+        await answer
+    except TriviumError as error:
+        return error
+    except Exception:  # the boundary of one message
+        log.exception("a message could not be published")
+        return Internal("the message could not be published")
+    return None
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

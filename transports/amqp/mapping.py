@@ -1,0 +1,93 @@
+"""Messages as AMQP 0-9-1 carries them, both ways."""
+
+from datetime import datetime
+
+from core.errors import InvalidArgument, UnsupportedMediaType
+from core.limits import media_type
+from core.messages import TRACE_ATTRIBUTES, Message, StoredMessage
+from transports import cloudevents
+from transports.amqp import properties
+from transports.amqp.properties import Header, Properties, Unfit
+
+TOPIC_HEADER = "x-trivium-topic"
+OFFSET_HEADER = "x-trivium-offset"
+_PREFIX = "ce-"
+_CONTENT_TYPE = "datacontenttype"
+_ENVELOPES = "application/cloudevents"
+_PERSISTENT = b"\2"
+#: Encodings that leave the bytes as they are; some clients name a charset or kind here.
+_PLAIN_ENCODINGS = frozenset({"identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "7bit", "8bit"})
+
+
+def properties_of(stored: StoredMessage) -> bytes:
+    """The properties of a stored message: every attribute as a header, some repeated in properties."""
+    message = stored.message
+    headers: dict[str, str | int] = {TOPIC_HEADER: stored.topic, OFFSET_HEADER: stored.offset}
+    for name, value in cloudevents.attributes_of(stored).items():
+        headers[name if name in TRACE_ATTRIBUTES else _PREFIX + name] = value
+    fields = {
+        "content_type": message.content_type.encode(),
+        "delivery_mode": _PERSISTENT,
+        "message_id": message.id.encode(),
+        "type": message.type.encode(),
+    }
+    seconds = int(stored.time.timestamp())
+    if seconds >= 0:  # AMQP knows no time before 1970; `ce-time` tells it
+        fields["timestamp"] = seconds.to_bytes(8)
+    return properties.encode(fields, headers)
+
+
+def message_of(raw: bytes, body: bytes) -> Message:
+    """The message that a producer meant, from properties as on the wire, and the body.
+
+    `ce-*` headers win over properties, these over what is filled in. Raises `InvalidArgument` or
+    `UnsupportedMediaType` and nothing else; limits are judged when it is published.
+    """
+    found = properties.decode(raw)
+    attributes = _attributes(found)
+    content_type = attributes.pop(_CONTENT_TYPE, found.content_type)
+    if found.content_encoding is not None and found.content_encoding.lower() not in _PLAIN_ENCODINGS:
+        raise UnsupportedMediaType("the body must not be encoded (compressed)", field="content_encoding")
+    media = "" if content_type is None else media_type(content_type)
+    if media == cloudevents.STRUCTURED:
+        return cloudevents.decode_event(body)
+    if media.startswith(_ENVELOPES):
+        raise UnsupportedMediaType(
+            f"a CloudEvent in a message of its own must be {cloudevents.STRUCTURED}", field="content_type"
+        )
+    if "id" not in attributes and found.message_id is not None:
+        attributes["id"] = found.message_id
+    if "type" not in attributes and found.type is not None:
+        attributes["type"] = found.type
+    if "time" not in attributes and found.timestamp is not None:
+        attributes["time"] = cloudevents.format_time(properties.time_of(found.timestamp, "timestamp"))
+    return cloudevents.message_of(attributes, body, content_type)
+
+
+def _attributes(found: Properties) -> dict[str, str]:
+    attributes = {}
+    for header, value in found.headers.items():
+        name = header.lower()
+        if name.startswith(_PREFIX):
+            name = name.removeprefix(_PREFIX)
+        elif name not in TRACE_ATTRIBUTES or _PREFIX + name in found.headers:
+            continue
+        text = value if isinstance(value, str) and not isinstance(value, Unfit) else _canonical(header, value)
+        if text is not None:
+            attributes[name] = text
+    return attributes
+
+
+def _canonical(header: str, value: Header) -> str | None:
+    """The string of a value by CloudEvents' type system; None for one that is absent."""
+    match value:
+        case Unfit():
+            raise InvalidArgument(f"must be a string, an integer or a boolean, not {value}", field=header[:40])
+        case bool():
+            return "true" if value else "false"
+        case datetime():
+            return cloudevents.format_time(value)
+        case None:
+            return None
+        case _:
+            return str(value)

@@ -1,0 +1,61 @@
+"""A way out to RabbitMQ that outlives connections."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Callable, Hashable
+
+from pika import BasicProperties
+
+from core.ports import Undeliverable
+from transports.amqp.channel import Channel, ChannelLost
+from transports.amqp.confirms import Confirms
+from transports.amqp.connection import Broker
+from transports.amqp.link import Link
+
+
+class Outlet:
+    """A channel with confirms, renewed whenever it is lost."""
+
+    def __init__(self, broker: Broker, link: Link, part: str, key_of: Callable[[str, bytes], Hashable]) -> None:
+        """`key_of` a returned message's routing key and properties is the key that it was published with."""
+        self._link = link
+        self._seconds = broker.confirm_seconds
+        self._key_of = key_of
+        self._confirms: Confirms | None = None
+        self._open = asyncio.Event()
+        self._renewal = asyncio.Event()
+        broker.attach(link, part, self._session)
+
+    async def ready(self) -> None:
+        """Return once something can be published: connected, and not blocked by an alarm."""
+        while not (self._open.is_set() and self._link.flowing.is_set()):
+            await self._open.wait()
+            await self._link.flowing.wait()
+
+    def publish(
+        self, exchange: str, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
+    ) -> Future[None]:
+        """As `Confirms.publish`; fails with `Undeliverable` while there is no connection."""
+        if self._confirms is None:
+            future: Future[None] = asyncio.get_running_loop().create_future()
+            future.set_exception(Undeliverable("there is no connection to the broker"))
+            return future
+        return self._confirms.publish(exchange, routing_key, properties, body, key)
+
+    def renew(self) -> None:
+        """Have the topology declared again: a queue that ought to be there is not."""
+        self._renewal.set()
+
+    async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
+        # before Confirms fails what is in flight: who hears of that must not be told that it is ready
+        channel.lost.add_done_callback(lambda _: self._close())
+        self._confirms = await Confirms.on(channel, self._seconds, self._key_of)
+        self._open.set()
+        began()
+        self._renewal.clear()
+        await self._renewal.wait()  # or else the channel is lost, and this cancelled
+        raise ChannelLost("no queue takes what is published")
+
+    def _close(self) -> None:
+        self._confirms = None
+        self._open.clear()

@@ -1,0 +1,101 @@
+"""Calls over RabbitMQ: requests from the queue `<prefix>.rpc`, answers to where they ask for."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from core.errors import Internal, InvalidArgument, TriviumError
+from core.ports import MessageService
+from core.settings import Settings
+from transports import documents
+from transports.amqp import properties
+from transports.amqp.answers import Answer, Answers
+from transports.amqp.channel import Channel, Delivery
+from transports.amqp.connection import Broker
+from transports.amqp.deadletters import DeadLetters
+from transports.amqp.operations import Operations
+from transports.amqp.properties import Properties
+
+log = structlog.get_logger("trivium.amqp")
+
+#: Calls that are under way at the end get this long; those not acknowledged by then come again.
+_FINISH_SECONDS = 5.0
+
+
+class Rpc:
+    """One task per call, at most `amqp_rpc_prefetch` of them. A call is acknowledged once RabbitMQ holds its answer.
+
+    So a call whose answer was lost comes again: a `Publish` whose messages have ids then answers as it did before.
+    """
+
+    def __init__(self, broker: Broker, service: MessageService, settings: Settings) -> None:
+        self._broker = broker
+        self._operations = Operations(service)
+        self._prefetch = settings.amqp_rpc_prefetch
+        self._answers = Answers(broker)
+        self._dead_letters = DeadLetters(broker, settings, "RPC")
+        self._calls: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        serving = self._broker.intake.serve("RPC", self._session)
+        self._task = asyncio.get_running_loop().create_task(serving, name="amqp rpc")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the calls that are under way; the others stay with RabbitMQ."""
+        self._stopping = True
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_FINISH_SECONDS)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def wait(self) -> None:
+        """Never returns while it is open; raises what ended it, which is a defect."""
+        await asyncio.shield(self._task)
+
+    async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
+        async with asyncio.TaskGroup() as group:
+
+            def receive(delivery: Delivery) -> None:
+                if self._stopping:
+                    return
+                call = group.create_task(self._serve(channel, delivery), name="amqp call")
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+
+            await channel.consume(self._broker.topology.rpc, self._prefetch, receive)
+            began()
+            await asyncio.get_running_loop().create_future()  # until cancelled
+
+    async def _serve(self, channel: Channel, delivery: Delivery) -> None:
+        try:
+            request = properties.decode(delivery.properties)
+            if request.reply_to is None:
+                raise InvalidArgument("must name a queue for the answer", field="reply_to")
+        except InvalidArgument as error:
+            log.warning("an RPC goes to the dead letters", code=error.code, reason=str(error))
+            await self._dead_letters.bury([(delivery, error)])
+        else:
+            answer = await self._call(request, delivery.body)
+            await self._answers.send(answer, request.reply_to, request.correlation_id)
+        channel.ack(delivery.tag)
+
+    async def _call(self, request: Properties, body: bytes) -> Answer:
+        try:
+            return await self._operations.call(request.type, body)
+        except TriviumError as error:
+            return _problem(error)
+        except Exception:  # the boundary of one call
+            log.exception("an RPC failed", operation=request.type)
+            return _problem(Internal("the call failed, the outcome is unknown"))
+
+
+def _problem(error: TriviumError) -> Answer:
+    body = documents.problem_document(error, status=documents.STATUS[type(error)])
+    return Answer("error", documents.PROBLEM, body)

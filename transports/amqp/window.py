@@ -1,0 +1,52 @@
+"""What is held of a queue: RabbitMQ bounds it in messages, by the prefetch; this bounds it in bytes."""
+
+from collections import deque
+
+from transports.amqp.channel import Delivery
+
+#: Bodies received and not yet acknowledged.
+MOST_BYTES = 64 * 1024 * 1024
+#: Decoding a batch of this much JSON takes some 20 ms, in which the loop does nothing else.
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+class Window:
+    """The deliveries of one channel that wait for their turn.
+
+    A delivery that would pass the bound is dropped where it arrives, and so is everything after it. They stay
+    unacknowledged: once what was held is done with, the channel is to be closed, and they come again, in
+    order. The next channel must have the same prefetch. With a smaller one a part of what came back stays in the
+    queue, and what comes back after that is put behind it (RabbitMQ 3.10, quorum queues).
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._waiting: deque[Delivery] = deque()
+        self._bytes = 0
+        self._overflowed = False
+
+    def receive(self, delivery: Delivery) -> None:
+        """A first delivery is kept, whatever its size."""
+        size = len(delivery.body)
+        if self._overflowed or (self._bytes and self._bytes + size > self._most_bytes):
+            self._overflowed = True
+            return
+        self._bytes += size
+        self._waiting.append(delivery)
+
+    def take(self) -> list[Delivery]:
+        """The oldest deliveries: all, unless that would hold up the loop. They count as held until `release`."""
+        batch = []
+        size = 0
+        while self._waiting and size < _BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].body)
+        return batch
+
+    def release(self, batch: list[Delivery]) -> None:
+        self._bytes -= sum(len(delivery.body) for delivery in batch)
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more will come on this channel."""
+        return self._overflowed and not self._waiting

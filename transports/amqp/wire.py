@@ -1,0 +1,131 @@
+"""pika's connection to await, whose reading of properties can't fail."""
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from pika import BasicProperties
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorPhaseErrorBase
+from pika.connection import Parameters
+from pika.exceptions import AMQPConnectionError, ChannelClosed, ConnectionClosed, InvalidFrameError
+from pika.frame import Header
+from pika.spec import FRAME_END, FRAME_HEADER
+
+#: A connection that is asked to close gets this long to do so before it is cut.
+_CLOSE_SECONDS = 2.0
+_FRAME = struct.Struct(">BHI")
+_BODY_SIZE = struct.Struct(">Q")
+
+
+class BrokerSilent(Exception):
+    """The broker keeps the connection open and does not answer."""
+
+
+class _Connection(AsyncioConnection):
+    """Hands out the properties of a message as the bytes they are, for `properties.decode`.
+
+    pika decodes them while it reads from the socket, and what its decoder can't take (a header timestamp in
+    milliseconds, a NaN, a malformed table) ends the connection: again at each redelivery, so that one
+    message would block its queue for ever. Floats it cuts to integers. It is also pika's way to write each
+    frame by a system call of its own; here the frames of a message are one write.
+    """
+
+    def _read_frame(self) -> tuple[int, Any]:
+        buffer = self._frame_buffer
+        if len(buffer) < _FRAME.size or buffer[0] != FRAME_HEADER:
+            return cast(tuple[int, Any], super()._read_frame())
+        _, channel, size = _FRAME.unpack_from(buffer)
+        end = _FRAME.size + size
+        if len(buffer) <= end:
+            return 0, None
+        if buffer[end] != FRAME_END or size < 12:
+            raise InvalidFrameError("malformed content header")
+        (body_size,) = _BODY_SIZE.unpack_from(buffer, _FRAME.size + 4)
+        return end + 1, Header(channel, body_size, cast(BasicProperties, buffer[_FRAME.size + 12 : end]))
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+
+    def cut(self, reason: Exception) -> None:
+        """End it without a word to the broker."""
+        if self._transport is not None:
+            self._terminate_stream(reason)
+
+
+class Connection:
+    """An open connection. `lost` is done, with the reason, once it is gone."""
+
+    def __init__(self, parameters: Parameters, flow: Callable[[], None]) -> None:
+        """`flow` is called when `blocked` has changed."""
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._flow = flow
+        self.lost: asyncio.Future[BaseException] = self._loop.create_future()
+        self.blocked: str | None = None
+        self.raw = _Connection(parameters, self._on_open, self._on_refused, self._on_lost)
+        self.raw.add_on_connection_blocked_callback(self._on_blocked)
+        self.raw.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    @classmethod
+    async def open(cls, parameters: Parameters, flow: Callable[[], None]) -> "Connection":
+        """Connect; raises what stood against it, for `explain`. pika's timeouts bound the time it takes."""
+        connection = cls(parameters, flow)
+        try:
+            await asyncio.shield(connection._opened)
+        except asyncio.CancelledError:
+            await connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Say good-bye, or cut it if the broker does not answer."""
+        if not (self.raw.is_closed or self.raw.is_closing):
+            self.raw.close()
+        await asyncio.wait({self.lost}, timeout=_CLOSE_SECONDS)
+        if not self.lost.done():
+            self.cut(BrokerSilent("no answer to the closing of the connection"))
+            await asyncio.wait({self.lost}, timeout=_CLOSE_SECONDS)
+
+    def cut(self, reason: Exception) -> None:
+        """End it without a word to the broker; `lost` follows."""
+        self.raw.cut(reason)
+
+    def _on_open(self, _raw: Any) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _on_refused(self, _raw: Any, error: BaseException) -> None:
+        self._on_lost(_raw, error)
+        if not self._opened.done():
+            self._opened.set_exception(error)
+            self._opened.exception()  # nobody may be left who awaits it
+
+    def _on_lost(self, _raw: Any, error: BaseException) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    def _on_blocked(self, _raw: Any, frame: Any) -> None:
+        self.blocked = str(frame.method.reason or "no reason given")
+        self._flow()
+
+    def _on_unblocked(self, _raw: Any, _frame: Any) -> None:
+        self.blocked = None
+        self._flow()
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in a line for people. pika wraps causes several layers deep."""
+    if isinstance(error, AMQPConnectionWorkflowFailed):
+        return explain(error.exceptions[-1])
+    if isinstance(error, AMQPConnectorPhaseErrorBase):
+        return explain(error.exception)
+    if isinstance(error, ConnectionClosed | ChannelClosed):
+        return f"{error.reply_code} {error.reply_text}"
+    if isinstance(error, AMQPConnectionError) and error.args:
+        cause = error.args[0]
+        return explain(cause) if isinstance(cause, BaseException) else str(cause)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
