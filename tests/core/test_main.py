@@ -1,0 +1,290 @@
+"""The program, as a process."""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import Process
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import PIPE
+from typing import NamedTuple, Self
+
+import msgspec
+import pytest
+from dependency_injector import providers
+
+from container import Container
+from core import VERSION
+from core.health import Health
+from core.service import LocalService
+from core.settings import Settings, options
+from main import LIBRARIES, running
+from tests.core.opening import a_log, until
+
+ROOT = Path(__file__).parents[2]
+#: Runs main with libraries hidden, as if they were not installed.
+WITHOUT = """
+import sys
+hidden = sys.argv.pop(1).split(",")
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in hidden:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import main
+sys.exit(main.run())
+"""
+#: Runs main with a part that has no door of its own to open.
+PARTS = """
+import sys
+from dependency_injector import providers
+import container, main
+class Door:
+    name, address = "rest", "nowhere"
+    async def __aenter__(self):
+        return self
+    async def __aexit__(self, *args):
+        {leaving}
+    async def wait(self):
+        {life}
+container.Container.rest.override(providers.Singleton(Door))
+sys.exit(main.run())
+"""
+FOREVER = "import asyncio; await asyncio.Event().wait()"
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+async def start(*arguments: str, code: str = "", env: dict[str, str] | None = None) -> Process:
+    how = ("-c", code) if code else ("main.py",)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *how, *arguments, cwd=ROOT, env=env or {"PATH": ""}, stdout=PIPE, stderr=PIPE
+    )
+
+
+async def trivium(*arguments: str, code: str = "", env: dict[str, str] | None = None) -> Ended:
+    """Run it to its end."""
+    process = await start(*arguments, code=code, env=env)
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def until_up(process: Process) -> list[str]:
+    """The events of the log until it is up."""
+    assert process.stderr is not None
+    events: list[str] = []
+    while "trivium is up" not in events:
+        line = await process.stderr.readline()
+        assert line, events
+        events.append(json.loads(line)["event"])
+    return events
+
+
+async def test_version() -> None:
+    """Alone, on stdout."""
+    assert await trivium("--version") == Ended(0, f"trivium {VERSION}\n", "")
+
+
+async def test_help_names_every_setting() -> None:
+    """With its default."""
+    ended = await trivium("--help")
+    assert ended.code == 0
+    for option in options():
+        assert option.flag in ended.out
+    assert "--no-rest" in ended.out
+
+
+async def test_check_config(tmp_path: Path) -> None:
+    """Says that it is valid, and starts nothing."""
+    ended = await trivium("--check-config", "--data-dir", str(tmp_path / "data"))
+    assert ended == Ended(0, "trivium: the configuration is valid\n", "")
+    assert not (tmp_path / "data").exists()
+
+
+async def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
+    """Those of flags, environment and TOML, one a line, and no secret."""
+    toml = tmp_path / "trivium.toml"
+    toml.write_text('greetings = "hello"\namqp_url = ["hunter2"]')
+    env = {"TRIVIUM_LOG_LEVEL": "loud", "TRIVIUM_CONFIG": str(toml)}
+    ended = await trivium("--rest-port", "x", "--grpc-port", "-1", "--check-config", env=env)
+    assert (ended.code, ended.out) == (2, "")
+    lines = ended.err.splitlines()
+    assert all(line.startswith("trivium: ") for line in lines)
+    for origin in ("--rest-port", "--grpc-port", "TRIVIUM_LOG_LEVEL", "amqp_url", str(toml)):
+        assert sum(line.startswith(f"trivium: {origin}: ") for line in lines) == 1
+    assert len(lines) == 5
+    assert "hunter2" not in ended.err
+
+
+@pytest.mark.parametrize("flags", [("--no-such",), ("--config",), ("stray",), ("--config", "/no/such.toml")])
+async def test_bad_flags(flags: tuple[str, ...]) -> None:
+    """Exit 2, as every usage error."""
+    ended = await trivium(*flags)
+    assert (ended.code, ended.out) == (2, "")
+    assert flags[0].lstrip("-") in ended.err or flags[-1] in ended.err
+
+
+async def test_without_a_door_there_is_nothing_to_do() -> None:
+    """Exit 2."""
+    ended = await trivium("--no-rest", "--no-grpc", "--no-amqp")
+    assert ended.code == 2
+    assert ended.err == "trivium: no door is enabled: use at least one of --rest, --grpc, --amqp\n"
+
+
+@pytest.mark.parametrize(("door", "library"), [(door, one) for door, needed in LIBRARIES.items() for one in needed])
+async def test_a_missing_library_names_the_extra(door: str, library: str) -> None:
+    """Or the flag that does without; the other doors do not miss it."""
+    ended = await trivium(library.partition(".")[0], "--check-config", code=WITHOUT)
+    assert ended.code == 2
+    assert f"trivium: {door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}\n" in ended.err
+    assert all(line.startswith(f"trivium: {door}: ") for line in ended.err.splitlines())
+    ended = await trivium(library, "--check-config", f"--no-{door}", code=WITHOUT)
+    assert ended.code == 0
+
+
+class Door:
+    """A door that follows a topic while it is open, and leaves once that has ended."""
+
+    name, address = "rest", "nowhere"
+
+    def __init__(self, service: LocalService, health: Health) -> None:
+        self._service = service
+        self._health = health
+        self.drained = False
+
+    async def _follow(self) -> None:
+        async for _ in self._service.follow("a"):
+            pass
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._follow())
+        await until(lambda: self._service.streams == 1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._task
+        self.drained = self._health.draining
+
+
+async def test_a_door_that_can_not_open_closes_those_that_are(settings: Settings) -> None:
+    """Their streams are ended first, or they would wait for them for ever."""
+    container = Container(settings=msgspec.structs.replace(settings, amqp=False))
+    door = Door(container.service(), container.health())
+    container.rest.override(providers.Object(door))
+    container.grpc.override(providers.Callable(_no_port))
+    with pytest.raises(OSError, match="port taken"):
+        async with running(container):
+            pass
+    assert door.drained
+
+
+async def test_streams_end_before_the_doors_close(settings: Settings) -> None:
+    """Readiness goes first."""
+    container = Container(settings=msgspec.structs.replace(settings, amqp=False, grpc=False))
+    door = Door(container.service(), container.health())
+    container.rest.override(providers.Object(door))
+    async with running(container) as up:
+        assert list(up.doors) == ["rest"]
+        assert container.health().ready
+    assert door.drained
+
+
+def _no_port() -> None:
+    raise OSError("port taken")
+
+
+async def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    """Exit 1, naming the process that has it."""
+    async with a_log(str(tmp_path)):
+        ended = await trivium("--no-grpc", "--no-amqp", "--rest-port", "0", "--data-dir", str(tmp_path))
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert json.loads(line)["event"] == "trivium can't run"
+    assert "is in use by process" in json.loads(line)["reason"]
+
+
+async def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+    """Exit 1."""
+    (tmp_path / "file").touch()
+    ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "file" / "data"))
+    assert ended.code == 1
+    assert "trivium can't run" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """Exit 0, and the folder is free."""
+    code = PARTS.format(life=FOREVER, leaving="pass")
+    process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), code=code)
+    assert await until_up(process) == ["door is open", "trivium is up"]
+    process.send_signal(number)
+    _, err = await process.communicate()
+    assert process.returncode == 0, err
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
+    async with a_log(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("door", ["rest", "grpc"])
+async def test_a_real_door_says_where_it_listens_and_ends_cleanly(tmp_path: Path, door: str) -> None:
+    """One line each."""
+    if find_spec(f"transports.{door}.door") is None:
+        pytest.skip(f"there is no {door} door")
+    switches = [f"--{'' if other == door else 'no-'}{other}" for other in LIBRARIES]
+    process = await start(*switches, "--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path))
+    assert process.stderr is not None
+    opened = json.loads(await process.stderr.readline())
+    assert (opened["event"], opened["door"]) == ("door is open", door)
+    assert "127.0.0.1:" in opened["address"]
+    await until_up(process)
+    process.terminate()
+    _, err = await process.communicate()
+    assert process.returncode == 0, err
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Exit 1: it was not finished."""
+    code = PARTS.format(life=FOREVER, leaving=FOREVER)
+    process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), code=code)
+    await until_up(process)
+    process.terminate()
+    assert process.stderr is not None
+    assert b"trivium is stopping" in await process.stderr.readline()
+    process.terminate()
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"second signal (SIGTERM)" in err
+
+
+async def test_what_does_not_end_in_time_is_left(tmp_path: Path) -> None:
+    """Exit 1 after `--drain-seconds`."""
+    code = PARTS.format(life=FOREVER, leaving=FOREVER)
+    process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), "--drain-seconds", "0.05", code=code)
+    await until_up(process)
+    process.terminate()
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"not drained within 0.05 s" in err
+
+
+@pytest.mark.parametrize("life", ["raise ValueError('a defect')", "return"])
+async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life: str) -> None:
+    """Cleanly, but with exit 1, so that somebody starts it again."""
+    code = PARTS.format(life=life, leaving="pass")
+    ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), code=code)
+    assert ended.code == 1
+    events = [json.loads(line)["event"] for line in ended.err.splitlines()]
+    assert events == [
+        "door is open",
+        "trivium is up",
+        "a part has ended",
+        "trivium is stopping",
+        "trivium has stopped",
+    ]
+    assert ("a defect" in ended.err) == life.startswith("raise")
