@@ -1,0 +1,68 @@
+"""A whole Trivium on a real broker, and a client of each kind."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import grpc.aio
+import httpx2
+import pytest
+
+from container import Container
+from core.settings import MEMORY, Settings
+from main import Running, running
+from tests.conformance.clients import AmqpRpc, Client, Grpc, InProcess, Rest, amqp_rpc
+
+KINDS = ("in process", "rest", "grpc", "amqp rpc")
+
+
+@pytest.fixture(scope="session")
+def amqp_prefix() -> str:
+    """One for all tests here: declaring quorum queues takes a second, and each test has a log of its own."""
+    return f"conformance-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def settings(amqp_url: str, amqp_prefix: str) -> Settings:
+    """All doors, on free ports."""
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, amqp_url=amqp_url, amqp_prefix=amqp_prefix)
+
+
+@pytest.fixture
+async def trivium(settings: Settings) -> AsyncIterator[Running]:
+    """Up, and its AMQP door connected."""
+    container = Container(settings=settings)
+    async with running(container) as up:
+        await container.publisher().ready()
+        yield up
+
+
+@pytest.fixture
+async def rest(trivium: Running) -> AsyncIterator[Rest]:
+    async with httpx2.AsyncClient(base_url=trivium.doors["rest"].address, timeout=60) as http:
+        yield Rest(http)
+
+
+@pytest.fixture
+async def grpc_client(trivium: Running) -> AsyncIterator[Grpc]:
+    async with grpc.aio.insecure_channel(trivium.doors["grpc"].address) as channel:
+        yield Grpc(channel)
+
+
+@pytest.fixture
+async def rpc(trivium: Running, settings: Settings) -> AsyncIterator[AmqpRpc]:
+    async with amqp_rpc(settings.amqp_url, f"{settings.amqp_prefix}.rpc") as client:
+        yield client
+
+
+@pytest.fixture(params=KINDS)
+async def client(
+    request: pytest.FixtureRequest, trivium: Running, rest: Rest, grpc_client: Grpc, rpc: AmqpRpc
+) -> Client:
+    """Each kind in turn."""
+    kinds: dict[str, Client] = {
+        "in process": InProcess(trivium.service),
+        "rest": rest,
+        "grpc": grpc_client,
+        "amqp rpc": rpc,
+    }
+    return kinds[request.param]
