@@ -1,0 +1,56 @@
+"""The bound on what the inbox holds, in bytes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transports.amqp.channel import Delivery
+from transports.amqp.window import Window
+
+
+def delivery(tag: int, size: int) -> Delivery:
+    return Delivery(tag, "", "", b"", b"x" * size)
+
+
+def test_what_passes_the_bound_is_dropped_with_all_that_follows() -> None:
+    """Order holds: nothing is kept after something was dropped."""
+    window = Window(1000)
+    for tag, size in enumerate((600, 300, 200, 1)):
+        window.receive(delivery(tag, size))
+    assert not window.spent
+    assert [one.tag for one in window.take()] == [0, 1]
+    assert window.spent
+
+
+def test_one_delivery_is_kept_whatever_its_size() -> None:
+    """Else it would never be read."""
+    window = Window(1000)
+    window.receive(delivery(1, 5000))
+    assert len(window.take()) == 1
+    assert not window.spent
+
+
+def test_what_is_released_makes_room() -> None:
+    """A batch counts until it is acknowledged."""
+    window = Window(1000)
+    window.receive(delivery(1, 900))
+    batch = window.take()
+    window.release(batch)
+    window.receive(delivery(2, 900))
+    assert [one.tag for one in window.take()] == [2]
+
+
+@given(st.lists(st.integers(0, 2000), max_size=200), st.integers(1, 20))
+def test_the_bound_holds(sizes: list[int], pace: int) -> None:
+    """Whatever comes, what is held is a first part of it, within the bound or one delivery."""
+    window = Window(1000)
+    held: list[Delivery] = []
+    kept: list[int] = []
+    for tag, size in enumerate(sizes):
+        window.receive(delivery(tag, size))
+        if tag % pace == 0:
+            window.release(held)
+            held = window.take()
+            kept += [one.tag for one in held]
+            assert sum(len(one.body) for one in held) <= 1000 or sum(1 for one in held if one.body) == 1
+    kept += [one.tag for one in window.take()]
+    assert kept == list(range(len(kept)))
