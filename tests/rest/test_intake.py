@@ -104,6 +104,13 @@ async def test_serves_pipelined_requests_in_order(wire: Wire) -> None:
     assert statuses == [201, 200, 404]
 
 
+async def test_takes_an_absolute_target(wire: Wire) -> None:
+    """A request line as for a proxy names the same resource."""
+    await wire.send(b"GET http://trivium.example/api/topics/a%2Db/messages?limit=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+    reply = await wire.reply()
+    assert (reply.status, reply.json()) == (200, {"messages": [], "next": 0})
+
+
 async def test_answers_a_client_that_has_no_more_to_say(wire: Wire) -> None:
     """A client may close its half of the connection after the request."""
     await wire.send(request("POST", MESSAGES, body=b"a"))

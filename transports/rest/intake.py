@@ -7,6 +7,7 @@ not wanted is read all the same, and thrown away.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import unquote
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,6 +47,7 @@ class Intake:
         if scope["type"] != "http":
             return
         self.requests += 1
+        _to_origin_form(scope)
         try:
             await self._take(scope, receive, send)
         except (ClientGone, OSError):
@@ -162,6 +164,14 @@ class _Body:
         self._ended = not event.get("more_body", False)
         body: bytes = event.get("body", b"")
         return body
+
+
+def _to_origin_form(scope: Scope) -> None:
+    """Take the absolute form of a target too, as RFC 9112, section 3.2.2 demands of servers."""
+    scheme, _, rest = scope["raw_path"].partition(b"://")
+    if scheme.lower() in (b"http", b"https"):
+        scope["raw_path"] = b"/" + rest.partition(b"/")[2]
+        scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
 def _measure(scope: Scope) -> tuple[int, int, bool]:
