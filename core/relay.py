@@ -268,6 +268,9 @@ class Relay:
         pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(route.failures, 20), self._settings.probe_seconds)
         route.failures += 1
         due = self._loop.time() + pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads probes
+        if not route.unroutable:  # after a fault of the broker nobody waits behind the topics without a queue
+            self._loop.call_at(due, self._resume, route)
+            return
         heapq.heappush(self._held, (due, next(self._ticket), route))
         if self._held[0][2] is route:
             self._await_probe()
@@ -284,9 +287,12 @@ class Relay:
         self._last_probe = self._loop.time()
         if self._held[0][0] <= self._last_probe:
             _, _, route = heapq.heappop(self._held)
-            route.held = False
-            self._queue(route)
+            self._resume(route)
         self._await_probe()
+
+    def _resume(self, route: _Route) -> None:
+        route.held = False
+        self._queue(route)
 
     def _count_unroutable(self, route: _Route, unroutable: bool) -> None:
         if route.unroutable == unroutable:

@@ -104,7 +104,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "hold"
     relay_window_messages: Annotated[Positive, _help("Unconfirmed messages in flight; hides a round trip.")] = 1000
     relay_window_bytes: Annotated[Bytes, _help("Unconfirmed bytes in flight.")] = 8 * 1024 * 1024
-    relay_probe_seconds: Annotated[Seconds, _help("Longest pause between probes of a held topic.")] = 30.0
+    relay_probe_seconds: Annotated[
+        Seconds, _help("Longest pause between probes of a held topic: a new queue gets its messages within it.")
+    ] = 5.0
 
     @property
     def limits(self) -> Limits:

@@ -219,7 +219,7 @@ async def test_what_was_read_while_the_topic_failed_is_not_sent(
         await append(log, "a", *some(1))
         await reading.wait()
         held_broker.fail(1, Undeliverable("nack"))
-        await until(lambda: bool(relay._held))
+        await until(lambda: relay._routes["a"].held)
         await append(log, "b", *some(1))
         gate.set()
         await held_broker.offsets(1, "b")
@@ -256,7 +256,7 @@ async def test_a_topic_that_fails_while_it_waits_for_its_turn_is_not_sent_in_its
         await append(log, "b", *some(1))
         await held_broker.offsets(1, "b")
         assert await held_broker.offsets(3) == [1, 2, 3]
-        assert len(relay._held) == 1
+        assert relay._routes["a"].held
         held_broker.confirm()
         await until(lambda: not relay.in_flight)
 
@@ -308,6 +308,27 @@ async def test_a_topic_with_a_long_pause_does_not_delay_one_with_a_short_one(
         held_broker.fail(1, Undeliverable("nack"))
         assert await held_broker.offsets(2, "b") == [1, 1]
         assert await held_broker.offsets(1) == [1]
+        held_broker.confirm()
+        await until(lambda: not relay.in_flight)
+
+
+async def test_a_topic_that_was_nacked_does_not_wait_behind_those_without_a_queue(
+    log: SqliteLog, held_broker: HeldBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probes of held topics are few and far between; others need not keep to that."""
+    monkeypatch.setattr("core.relay._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("core.relay._PROBES_PER_SECOND", 0.001)
+    for number in range(9):
+        await append(log, f"t{number}", *some(1))
+    async with relaying(log, held_broker) as relay:
+        for number in range(9):
+            await held_broker.offsets(1, f"t{number}")
+            held_broker.fail(number, Unroutable("no queue"))
+        await until(lambda: not relay.in_flight)
+        await append(log, "a", *some(1))
+        await held_broker.offsets(1)
+        held_broker.fail(9, Undeliverable("nack"))
+        assert await held_broker.offsets(2) == [1, 1]
         held_broker.confirm()
         await until(lambda: not relay.in_flight)
 
