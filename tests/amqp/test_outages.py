@@ -18,6 +18,7 @@ from core.settings import Settings
 from core.stores.sqlite import SqliteLog
 from tests.amqp.conftest import Aside, clean_up, take, until, until_state
 from tools.rabbitmq import Node
+from transports.amqp.channel import Channel, ChannelLost
 from transports.amqp.connection import Broker
 from transports.amqp.inbox import Inbox
 from transports.amqp.publisher import PikaPublisher
@@ -268,3 +269,21 @@ async def test_the_inbox_drains_its_queue_during_an_alarm(
 def message() -> StoredMessage:
     """One that no queue takes."""
     return StoredMessage("nowhere", 1, SystemClock().now(), new_message(b""))
+
+
+async def test_a_channel_without_an_answer_is_given_up_alone(
+    broker: Broker, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one is that waits for a queue without a leader; after many the connection is taken to be at fault."""
+    connection = broker.intake._connection
+    assert connection is not None
+    channels = [await Channel.open(connection) for _ in range(20)]
+    node.freeze()
+    monkeypatch.setattr("transports.amqp.channel._ANSWER_SECONDS", 0.05)
+    for channel in channels:
+        assert not connection.lost.done()
+        with pytest.raises(ChannelLost, match=r"no answer within 0\.05 s"):
+            await channel.call("basic_qos", prefetch_count=1)
+    monkeypatch.undo()
+    assert "20 channels got no answer" in str(await connection.lost)
+    node.thaw()

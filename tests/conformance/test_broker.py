@@ -76,7 +76,7 @@ class RabbitMq:
         await asyncio.to_thread(self.node.kill)
 
     async def up(self) -> None:
-        await asyncio.to_thread(self.node.start)
+        self.node.start()  # it would end with any other thread
 
 
 @pytest.fixture(params=["fake", "rabbitmq"])
@@ -99,16 +99,16 @@ def stored(topic: str, offset: int) -> StoredMessage:
 
 async def test_a_routed_message_is_confirmed_in_order(bench: Bench) -> None:
     """Messages in flight together are all confirmed, and arrive in the order of the calls."""
-    await bench.bind("t")
     await bench.publisher.ready()
+    await bench.bind("t")
     await asyncio.gather(*(bench.publisher.publish(stored("t", offset)) for offset in range(1, 101)))
     assert await bench.received(100) == [("t", offset) for offset in range(1, 101)]
 
 
 async def test_a_message_without_a_queue_is_unroutable(bench: Bench) -> None:
     """It fails, and its neighbours do not."""
-    await bench.bind("t")
     await bench.publisher.ready()
+    await bench.bind("t")
     before, lost, after = (bench.publisher.publish(stored(topic, 1)) for topic in ("t", "nowhere", "t"))
     await before
     with pytest.raises(Unroutable):
@@ -118,8 +118,8 @@ async def test_a_message_without_a_queue_is_unroutable(bench: Bench) -> None:
 
 async def test_a_broker_that_is_away_takes_nothing(bench: Bench) -> None:
     """Publishing fails without raising at the call; `ready` waits until the broker is back."""
-    await bench.bind("t")
     await bench.publisher.ready()
+    await bench.bind("t")
     await bench.publisher.publish(stored("t", 1))
     await bench.down()
     with pytest.raises(Undeliverable):

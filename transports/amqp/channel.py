@@ -9,7 +9,7 @@ from msgspec import Struct
 from pika.exceptions import AMQPError
 from pika.exceptions import ChannelClosed as PikaChannelClosed
 
-from transports.amqp.wire import BrokerSilent, Connection, explain
+from transports.amqp.wire import Connection, explain
 
 #: RabbitMQ answers a declaration within milliseconds; a node under load or a cluster takes seconds.
 _ANSWER_SECONDS = 20.0
@@ -47,14 +47,9 @@ class Channel:
     @classmethod
     async def open(cls, connection: Connection) -> Self:
         channel = cls(connection)
-        try:
-            channel.raw = await channel._answer(
-                lambda callback: connection.raw.channel(on_open_callback=callback).add_on_close_callback(
-                    channel._on_close
-                )
-            )
-        except AMQPError as error:
-            raise ChannelLost(explain(error)) from error
+        channel.raw = await channel._answer(
+            lambda callback: connection.raw.channel(on_open_callback=callback).add_on_close_callback(channel._on_close)
+        )
         channel.raw.add_on_cancel_callback(channel._on_cancel)
         return channel
 
@@ -77,7 +72,10 @@ class Channel:
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         if self.lost.done():
             raise self.lost.result()
-        self.raw.basic_ack(tag, multiple)
+        try:
+            self.raw.basic_ack(tag, multiple)
+        except AMQPError as error:
+            raise ChannelLost(explain(error)) from error
 
     async def close(self) -> None:
         """Close it; unacknowledged deliveries go back to their queue, in their order.
@@ -99,10 +97,12 @@ class Channel:
             send(lambda result: None if answer.done() else answer.set_result(result))
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await answer
+        except AMQPError as error:
+            raise ChannelLost(explain(error)) from error
         except TimeoutError as error:
-            silent = BrokerSilent(f"no answer from the broker within {_ANSWER_SECONDS:g} s")
-            self.connection.cut(silent)
-            raise ChannelLost(str(silent)) from error
+            self._end(ChannelLost(f"no answer within {_ANSWER_SECONDS:g} s"))
+            self.connection.unanswered()
+            raise self.lost.result() from error
         finally:
             self._answers.discard(answer)
 

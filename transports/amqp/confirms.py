@@ -26,7 +26,7 @@ class Confirms:
     """
 
     def __init__(self, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable]) -> None:
-        self._channel = channel
+        self.channel = channel
         self._seconds = seconds
         self._key_of = key_of
         self._loop = asyncio.get_running_loop()
@@ -34,8 +34,7 @@ class Confirms:
         self._first = 1  # every tag below it is settled
         self._open: dict[int, tuple[Future[None], Hashable]] = {}
         self._tags: dict[Hashable, deque[int]] = {}
-        self._marks: deque[tuple[float, int]] = deque()  # when, and the tag published last then
-        self._heard = 0.0  # when a confirm came last
+        self._marks: deque[tuple[float, int, int]] = deque()  # when, the tag published last and the bytes heard then
         self._timer = self._loop.call_later(seconds / _TICKS, self._tick)
         channel.lost.add_done_callback(lambda lost: self._end(lost.result()))
 
@@ -53,7 +52,7 @@ class Confirms:
         """Send a message, as `core.ports.BrokerPublisher` promises; without a `key` it needs no queue to take it."""
         future: Future[None] = self._loop.create_future()
         try:
-            self._channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
+            self.channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
         except (AMQPError, AssertionError) as error:
             future.set_exception(Undeliverable(f"could not be sent: {error!r}"))
             return future
@@ -64,7 +63,6 @@ class Confirms:
         return future
 
     def _on_confirm(self, frame: Any) -> None:
-        self._heard = self._loop.time()
         method = frame.method
         tag: int = method.delivery_tag
         refused = Undeliverable("the broker refused it") if isinstance(method, Basic.Nack) else None
@@ -98,20 +96,24 @@ class Confirms:
             future.set_exception(failure)
 
     def _tick(self) -> None:
-        """Fail what is overdue. If nothing at all was confirmed meanwhile, the broker is taken to be frozen."""
+        """Fail what is overdue, as it is when a queue has lost its quorum.
+
+        If the broker sent nothing at all meanwhile it is frozen, and the connection is given up.
+        """
         self._timer = self._loop.call_later(self._seconds / _TICKS, self._tick)
         now = self._loop.time()
-        if self._channel.connection.blocked is not None:
+        connection = self.channel.connection
+        if connection.blocked is not None:
             self._marks.clear()  # it said that it would wait
-        overdue = 0
         while self._marks and self._marks[0][0] <= now - self._seconds:
-            sent_at, overdue = self._marks.popleft()
-            if self._heard < sent_at and any(tag <= overdue for tag in self._open):
-                self._channel.connection.cut(BrokerSilent(f"no confirm from the broker within {self._seconds:g} s"))
+            _, last, heard = self._marks.popleft()
+            overdue = [tag for tag in self._open if tag <= last]
+            if overdue and heard == connection.heard:
+                connection.cut(BrokerSilent(f"the broker was silent for {self._seconds:g} s"))
                 return
-        for tag in [tag for tag in self._open if tag <= overdue]:
-            self._settle(tag, Undeliverable(f"no confirm within {self._seconds:g} s"))
-        self._marks.append((now, self._tag))
+            for tag in overdue:
+                self._settle(tag, Undeliverable(f"no confirm within {self._seconds:g} s"))
+        self._marks.append((now, self._tag, connection.heard))
 
     def _end(self, reason: ChannelLost) -> None:
         self._timer.cancel()

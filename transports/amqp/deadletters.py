@@ -22,8 +22,6 @@ DETAIL = "x-trivium-error-detail"
 EXCHANGE = "x-trivium-exchange"
 ROUTING_KEY = "x-trivium-routing-key"
 _DETAIL_CHARACTERS = 1000
-#: RabbitMQ's frame_max, less the rest of a content header frame.
-_MOST_BYTES = 131_072 - 8 - 12
 
 
 class DeadLetters:
@@ -56,7 +54,7 @@ class DeadLetters:
             EXCHANGE: _text(delivery.exchange),
             ROUTING_KEY: _text(delivery.routing_key),
         }
-        raw = properties.republished(delivery.properties, headers, _MOST_BYTES)
+        raw = properties.republished(delivery.properties, headers, self._outlet.properties_bytes)
         return self._outlet.publish(self._exchange, delivery.routing_key, Encoded(raw), delivery.body, 0)
 
     @staticmethod

@@ -42,6 +42,11 @@ class Outlet:
             return future
         return self._confirms.publish(exchange, routing_key, properties, body, key)
 
+    @property
+    def properties_bytes(self) -> int:
+        """What the properties of a message may take."""
+        return 0 if self._confirms is None else self._confirms.channel.connection.properties_bytes
+
     def renew(self) -> None:
         """Have the topology declared again: a queue that ought to be there is not."""
         self._renewal.set()

@@ -15,7 +15,11 @@ from pika.spec import FRAME_END, FRAME_HEADER
 
 #: A connection that is asked to close gets this long to do so before it is cut.
 _CLOSE_SECONDS = 2.0
+#: So many channels may hang, each in the queue that it waits for, before the others are disturbed for their sake.
+_UNANSWERED = 20
 _FRAME = struct.Struct(">BHI")
+#: Of a content header, before the properties.
+_HEADER_BYTES = 12
 _BODY_SIZE = struct.Struct(">Q")
 
 
@@ -40,10 +44,10 @@ class _Connection(AsyncioConnection):
         end = _FRAME.size + size
         if len(buffer) <= end:
             return 0, None
-        if buffer[end] != FRAME_END or size < 12:
+        if buffer[end] != FRAME_END or size < _HEADER_BYTES:
             raise InvalidFrameError("malformed content header")
         (body_size,) = _BODY_SIZE.unpack_from(buffer, _FRAME.size + 4)
-        return end + 1, Header(channel, body_size, cast(BasicProperties, buffer[_FRAME.size + 12 : end]))
+        return end + 1, Header(channel, body_size, cast(BasicProperties, buffer[_FRAME.size + _HEADER_BYTES : end]))
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         super()._output_marshaled_frames([b"".join(marshaled_frames)])
@@ -62,6 +66,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._flow = flow
+        self._unanswered = 0
         self.lost: asyncio.Future[BaseException] = self._loop.create_future()
         self.blocked: str | None = None
         self.raw = _Connection(parameters, self._on_open, self._on_refused, self._on_lost)
@@ -91,6 +96,22 @@ class Connection:
     def cut(self, reason: Exception) -> None:
         """End it without a word to the broker; `lost` follows."""
         self.raw.cut(reason)
+
+    @property
+    def heard(self) -> int:
+        """Bytes received; heartbeats make them grow where nothing else does."""
+        return self.raw.bytes_received
+
+    @property
+    def properties_bytes(self) -> int:
+        """What the properties of a message may take: a frame, less the rest of its content header."""
+        return int(self.raw.params.frame_max) - _FRAME.size - _HEADER_BYTES - 1
+
+    def unanswered(self) -> None:
+        """A channel got no answer, and is of no more use: pika can't close it. Too many of them end the connection."""
+        self._unanswered += 1
+        if self._unanswered == _UNANSWERED:
+            self.cut(BrokerSilent(f"{_UNANSWERED} channels got no answer"))
 
     def _on_open(self, _raw: Any) -> None:
         if not self._opened.done():
