@@ -27,12 +27,16 @@ class Answers:
     """Sends answers, many at once until one costs the connection.
 
     RabbitMQ 3.10 ends the connection (541 INTERNAL_ERROR) that publishes to a malformed direct reply-to. Everything in
-    flight fails with it, so each is tried again alone: the culprit is found, and the others get through.
+    flight fails with it, so each is tried again while nothing else is in flight: the culprit is found, and the others
+    get through.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._outlet = Outlet(broker, broker.answers, "answers", lambda _routing_key, _properties: None)
         self._alone = asyncio.Lock()
+        self._together = 0
+        self._settled = asyncio.Event()  # nothing is in flight that does not hold the lock
+        self._settled.set()
 
     async def send(self, answer: Answer, reply_to: bytes, correlation_id: bytes | None) -> None:
         """Return once RabbitMQ has it, or it is given up. A queue that is gone is not missed, nor is its caller."""
@@ -40,17 +44,27 @@ class Answers:
         if correlation_id is not None:
             fields["correlation_id"] = correlation_id
         encoded = Encoded(properties.encode(fields, {}))
-        await self._outlet.ready()
-        if not self._alone.locked() and await self._try(reply_to, encoded, answer.body):
+        if not self._alone.locked() and await self._try_together(reply_to, encoded, answer.body):
             return
-        for _ in range(_ATTEMPTS):
-            async with self._alone:
-                await self._outlet.ready()
+        async with self._alone:
+            await self._settled.wait()
+            for _ in range(_ATTEMPTS):
                 if await self._try(reply_to, encoded, answer.body):
                     return
         log.warning("an answer is given up", reply_to=repr(reply_to))
 
+    async def _try_together(self, reply_to: bytes, encoded: Encoded, body: bytes) -> bool:
+        self._together += 1
+        self._settled.clear()
+        try:
+            return await self._try(reply_to, encoded, body)
+        finally:
+            self._together -= 1
+            if not self._together:
+                self._settled.set()
+
     async def _try(self, reply_to: bytes, encoded: Encoded, body: bytes) -> bool:
+        await self._outlet.ready()
         try:
             await self._outlet.publish("", reply_to, encoded, body)
         except Undeliverable:
