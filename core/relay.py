@@ -17,6 +17,7 @@ from core.errors import TriviumError
 from core.health import Health, State
 from core.messages import StoredMessage, weight
 from core.ports import BrokerPublisher, MessageLog, Undeliverable, Unroutable
+from core.routes import Route, Sent
 from core.settings import Settings
 
 log = structlog.get_logger("trivium.relay")
@@ -56,48 +57,6 @@ class RelaySettings(Struct, frozen=True, kw_only=True):
         )
 
 
-class _Sent:
-    """A message in flight."""
-
-    __slots__ = ("bytes", "confirmed", "offset", "round")
-
-    def __init__(self, offset: int, size: int, round_: int) -> None:
-        self.offset = offset
-        self.bytes = size
-        self.round = round_
-        self.confirmed = False
-
-
-class _Route:
-    """A topic that has something to relay.
-
-    Everything up to `cursor` is confirmed; `cursor + 1 .. sent` is in flight. A failure starts a new
-    `round` from the cursor: answers to sends of an earlier round no longer count. The window is open once
-    a message of the round was confirmed; until then one message at a time goes out, as a probe.
-    """
-
-    __slots__ = (
-        "cursor", "failures", "head", "held", "in_flight", "open", "queued", "round", "sent", "topic", "unroutable"
-    )  # fmt: skip
-
-    def __init__(self, topic: str, cursor: int, head: int) -> None:
-        self.topic = topic
-        self.cursor = cursor
-        self.sent = cursor
-        self.head = head
-        self.in_flight: deque[_Sent] = deque()
-        self.open = False
-        self.round = 0
-        self.failures = 0
-        self.queued = False  # waits for its turn, or has it
-        self.held = False  # pauses
-        self.unroutable = False  # since a message that no queue took
-
-    @property
-    def ready(self) -> bool:
-        return not self.queued and not self.held and self.sent < self.head and (self.open or not self.in_flight)
-
-
 class Relay:
     """Moves a cursor per topic. It is at least once: see promise 5 of the README for what repeats look like."""
 
@@ -109,10 +68,10 @@ class Relay:
         self._settings = settings
         self._health = health
         self._cursors: dict[str, int] = {}
-        self._routes: dict[str, _Route] = {}
-        self._idle: dict[str, _Route] = {}
-        self._turns: deque[_Route] = deque()
-        self._held: list[tuple[float, int, _Route]] = []
+        self._routes: dict[str, Route] = {}
+        self._idle: dict[str, Route] = {}
+        self._turns: deque[Route] = deque()
+        self._held: list[tuple[float, int, Route]] = []
         self._ticket = itertools.count()
         self._probe_timer: asyncio.TimerHandle | None = None
         self._last_probe = 0.0
@@ -176,12 +135,12 @@ class Relay:
                 cursor = self._cursors.get(topic, 0)
                 if head <= cursor:
                     continue
-                route = self._idle.pop(topic) if topic in self._idle else _Route(topic, cursor, head)
+                route = self._idle.pop(topic) if topic in self._idle else Route(topic, cursor, head)
                 self._routes[topic] = route
             route.head = max(route.head, head)
             self._queue(route)
 
-    def _queue(self, route: _Route) -> None:
+    def _queue(self, route: Route) -> None:
         """Give the route a turn if it can send something."""
         if route.ready and not self._stopping:
             route.queued = True
@@ -203,7 +162,7 @@ class Relay:
             route.queued = False
             self._queue(route)
 
-    async def _turn(self, route: _Route, limit: int, max_bytes: int) -> None:
+    async def _turn(self, route: Route, limit: int, max_bytes: int) -> None:
         begun = route.round
         try:
             messages = await self._log.read(route.topic, route.sent, limit, max_bytes)
@@ -215,15 +174,15 @@ class Relay:
             for stored in messages:
                 self._send(route, stored)
 
-    def _send(self, route: _Route, stored: StoredMessage) -> None:
-        sent = _Sent(stored.offset, weight(stored.message), route.round)
+    def _send(self, route: Route, stored: StoredMessage) -> None:
+        sent = Sent(stored.offset, weight(stored.message), route.round)
         route.in_flight.append(sent)
         route.sent = stored.offset
         self._messages += 1
         self._bytes += sent.bytes
         self._broker.publish(stored).add_done_callback(lambda answer: self._answered(route, sent, answer))
 
-    def _answered(self, route: _Route, sent: _Sent, answer: Future[None]) -> None:
+    def _answered(self, route: Route, sent: Sent, answer: Future[None]) -> None:
         self._messages -= 1
         self._bytes -= sent.bytes
         self._moved.set()
@@ -239,7 +198,7 @@ class Relay:
         else:
             self._hold(route, failure)
 
-    def _advance(self, route: _Route) -> None:
+    def _advance(self, route: Route) -> None:
         before = route.cursor
         while route.in_flight and route.in_flight[0].confirmed:
             route.cursor = route.in_flight.popleft().offset
@@ -257,7 +216,7 @@ class Relay:
         if len(self._idle) > _IDLE_ROUTES:
             del self._idle[next(iter(self._idle))]
 
-    def _hold(self, route: _Route, failure: BaseException) -> None:
+    def _hold(self, route: Route, failure: BaseException) -> None:
         """Begin again at the cursor, with a probe, after a pause that grows."""
         route.round += 1
         route.in_flight.clear()
@@ -290,11 +249,11 @@ class Relay:
             self._resume(route)
         self._await_probe()
 
-    def _resume(self, route: _Route) -> None:
+    def _resume(self, route: Route) -> None:
         route.held = False
         self._queue(route)
 
-    def _count_unroutable(self, route: _Route, unroutable: bool) -> None:
+    def _count_unroutable(self, route: Route, unroutable: bool) -> None:
         if route.unroutable == unroutable:
             return
         before = self._unroutable
