@@ -2,7 +2,9 @@
 
 import asyncio
 import doctest
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ async def output(*command: str, may_fail: bool = False) -> str:
     return printed.decode()
 
 
+@pytest.mark.skipif(not (os.environ.get("CI") or shutil.which("curl")), reason="the examples use curl")
 async def test_examples(tmp_path: Path, rabbitmq_node: Node) -> None:
     """Each command prints what stands below it (`...` is anything), each program runs, against one fresh Trivium."""
     checker = doctest.OutputChecker()
