@@ -27,12 +27,8 @@ async def test_the_topology_is_declared(broker: Broker, client: AbstractChannel,
     await client.declare_exchange(names.inbox, "topic", durable=True)
     await client.declare_exchange(names.out, "topic", durable=True)
     await client.declare_exchange(names.dead, "fanout", durable=True)
-    quorum: dict[str, Any] = {"x-queue-type": "quorum"}
-    inbox: dict[str, Any] = {
-        "x-delivery-limit": 2147483647,
-        "x-single-active-consumer": True,
-        "x-overflow": "reject-publish",
-    }
+    quorum: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 2147483647}
+    inbox: dict[str, Any] = {"x-single-active-consumer": True, "x-overflow": "reject-publish"}
     await client.declare_queue(names.inbox, durable=True, arguments=quorum | inbox)
     await client.declare_queue(names.dead, durable=True, arguments=quorum)
     await client.declare_queue(names.rpc, durable=True, arguments=quorum)

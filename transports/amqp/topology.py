@@ -54,10 +54,9 @@ class Topology(Struct, frozen=True):
 
     @property
     def queues(self) -> tuple[Queue, ...]:
-        quorum = {"x-queue-type": "quorum"}
+        quorum = {"x-queue-type": "quorum", "x-delivery-limit": _NO_LIMIT}
         inbox = {
             **quorum,
-            "x-delivery-limit": _NO_LIMIT,
             "x-single-active-consumer": True,  # keeps the order where several Triviums run
             "x-overflow": "reject-publish",
         }
