@@ -3,14 +3,19 @@
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from core import VERSION
+from core.gate import OpenGate, PolicyGate
 from core.health import Health
+from core.keys import KeyRing
+from core.policy import Policy, read_policy
 from core.ports import SystemClock
 from core.relay import Relay, RelaySettings
 from core.service import LocalService
 from core.settings import Settings
+from core.stores.keys import SqliteKeys
 from core.stores.sqlite import LogBounds, SqliteLog
 
 # dependency-injector imports these where they are installed, for a wiring that is not used here: a door that is
@@ -32,6 +37,10 @@ def _imported_later(module: str, name: str) -> Callable[..., Any]:
     return build
 
 
+def _policy(path: str) -> Policy:
+    return read_policy(Path(path)) if path else Policy()
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -48,11 +57,20 @@ class Container(containers.DeclarativeContainer):
     )
     service = providers.Singleton(LocalService.of, log, settings)
 
+    policy = providers.Singleton(_policy, settings.provided.policy)
+    keys = providers.Singleton(KeyRing, providers.Singleton(SqliteKeys, settings.provided.data_dir))
+    tokens: providers.Provider[Any] = providers.Object(None)
+    gate = providers.Selector(
+        settings.provided.auth,
+        none=providers.Singleton(OpenGate, service, settings),
+        required=providers.Singleton(PolicyGate, service, policy, keys, tokens, settings),
+    )
+
     broker = providers.Singleton(_imported_later("transports.amqp.connection", "Broker"), settings, health)
     publisher = providers.Singleton(_imported_later("transports.amqp.publisher", "PikaPublisher"), broker, settings)
     relay = providers.Singleton(Relay, log, publisher, providers.Factory(RelaySettings.of, settings), health)
-    inbox = providers.Singleton(_imported_later("transports.amqp.inbox", "Inbox"), broker, service, settings, health)
-    rpc = providers.Singleton(_imported_later("transports.amqp.rpc", "Rpc"), broker, service, settings)
+    inbox = providers.Singleton(_imported_later("transports.amqp.inbox", "Inbox"), broker, gate, settings, health)
+    rpc = providers.Singleton(_imported_later("transports.amqp.rpc", "Rpc"), broker, gate, settings)
 
-    rest = providers.Singleton(_imported_later("transports.rest.door", "RestDoor"), service, health, settings, VERSION)
-    grpc = providers.Singleton(_imported_later("transports.grpc.door", "GrpcDoor"), service, health, settings)
+    rest = providers.Singleton(_imported_later("transports.rest.door", "RestDoor"), gate, health, settings, VERSION)
+    grpc = providers.Singleton(_imported_later("transports.grpc.door", "GrpcDoor"), gate, health, settings)

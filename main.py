@@ -19,8 +19,9 @@ import structlog
 from container import Container
 from core import VERSION
 from core.logs import configure_logging
+from core.policy import InvalidPolicy, read_policy
 from core.ports import MessageService, Transport
-from core.settings import InvalidSettings, Settings, load, options
+from core.settings import InvalidSettings, Settings, load, options, problems_of
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
@@ -63,6 +64,9 @@ async def running(container: Container) -> AsyncIterator[Running]:
     health = container.health()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(container.log())
+        keys = container.keys()
+        await keys.open()
+        stack.push_async_callback(keys.flush)
         service = container.service()
         up = Running(service)
         up.parts.append(store)
@@ -174,8 +178,12 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         for library in libraries
         if not _is_installed(library)
     ]
-    if not (settings.rest or settings.grpc or settings.amqp):
-        problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
+    problems += problems_of(settings)
+    if settings.policy:
+        try:
+            read_policy(Path(settings.policy))
+        except InvalidPolicy as error:
+            problems.append(str(error))
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only

@@ -6,12 +6,14 @@ and the TOML key `x_y` (or `x-y`); a flag beats the environment, that beats the 
 
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
+from core.allowance import Rates
 from core.limits import TOPIC, Limits
 from core.logs import LogFormat
 
@@ -19,6 +21,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Rate = Annotated[float, Meta(ge=0)]
 
 #: `--data-dir` of a store that lives in memory and ends with the process, for tests.
 MEMORY = ":memory:"
@@ -43,6 +46,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[
         Seconds, _help("Time to finish work after SIGTERM; under the 30 s that orchestrators give.")
     ] = 20.0
+
+    auth: Annotated[
+        Literal["none", "required"], _help("'required' lets in who has a credential; 'none' is for loopback.")
+    ] = "none"
+    policy: Annotated[str, _help("TOML file that says which principal may do what; needed by --auth required.")] = ""
+    insecure: Annotated[bool, _help("Allow --auth none on addresses that others can reach.")] = False
+    auth_failures: Annotated[
+        Positive, _help("Failed authentications a minute and address; more than people mistype, too few to guess.")
+    ] = 30
+    principal_requests: Annotated[Rate, _help("Operations a second of one principal; 0 is without a bound.")] = 0
+    principal_messages: Annotated[Rate, _help("Published messages a second of one principal.")] = 0
+    principal_bytes: Annotated[Rate, _help("Published bytes a second of one principal.")] = 0
+    principal_streams: Annotated[
+        Annotated[int, Meta(ge=0)], _help("Open streams and waiting reads of one principal.")
+    ] = 0
 
     default_topic: Annotated[str, Meta(pattern=f"^{TOPIC.pattern}"), _help("Topic of `get data`.")] = "data"
     greeting: Annotated[str, _help("Answer of `get data` on an empty topic.")] = "Hello from Trivium"
@@ -86,6 +104,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     amqp_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,100}\Z"), _help("First part of queue names.")] = (
         "trivium"
     )
+    amqp_principal: Annotated[
+        str, _help("Principal of messages without a user_id, with --auth required; none refuses them.")
+    ] = ""
     amqp_declare: Annotated[bool, _help("Declare exchanges and queues; else only check that they exist.")] = True
     amqp_prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)], _help("Unacknowledged inbox messages; one commit group's worth.")
@@ -109,6 +130,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 5.0
 
     @property
+    def rates(self) -> Rates:
+        return Rates(
+            requests=self.principal_requests,
+            messages=self.principal_messages,
+            bytes=self.principal_bytes,
+            streams=self.principal_streams,
+        )
+
+    @property
     def limits(self) -> Limits:
         return Limits(
             message_bytes=self.max_message_bytes,
@@ -117,6 +147,30 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             batch_messages=self.max_batch_messages,
             batch_bytes=self.max_batch_bytes,
         )
+
+
+def problems_of(settings: Settings) -> list[str]:
+    """What does not go together, in sentences."""
+    problems = []
+    if not (settings.rest or settings.grpc or settings.amqp):
+        problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
+    if settings.auth == "none":
+        for door, host in (("rest", settings.rest_host), ("grpc", settings.grpc_host)):
+            if getattr(settings, door) and not _is_loopback(host) and not settings.insecure:
+                problems.append(
+                    f"--{door}-host {host} can be reached by others, and --auth is none: anybody could read and "
+                    "publish. Use --auth required, or --insecure where something else keeps strangers away"
+                )
+    elif not settings.policy:
+        problems.append("--auth required needs --policy, the file that says who may do what")
+    return problems
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class InvalidSettings(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.settings import InvalidSettings, Settings, load, options
+from core.settings import InvalidSettings, Settings, load, options, problems_of
 
 SECRET = "hunter2"
 
@@ -159,7 +159,13 @@ def test_every_setting_is_an_option_with_a_description() -> None:
     assert found["rest_port"].flag == "--rest-port"
     assert found["amqp_prefix"].description == "First part of queue names."
     assert found["log_format"].choices == ("auto", "text", "json")
-    assert [name for name, option in found.items() if option.is_switch] == ["rest", "grpc", "amqp", "amqp_declare"]
+    assert [name for name, option in found.items() if option.is_switch] == [
+        "rest",
+        "grpc",
+        "amqp",
+        "insecure",
+        "amqp_declare",
+    ]
 
 
 def test_the_limits_are_those_of_the_settings() -> None:
@@ -172,3 +178,34 @@ def test_the_limits_are_those_of_the_settings() -> None:
         4,
     )
     assert Settings().limits == type(limits)()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rest_host": "192.0.2.1"}, "--rest-host 192.0.2.1 can be reached by others"),
+        ({"grpc_host": "::"}, "--grpc-host :: can be reached by others"),
+        ({"grpc_host": "example.org"}, "--insecure"),
+        ({"auth": "required"}, "needs --policy"),
+        ({"rest": False, "grpc": False, "amqp": False}, "no door is enabled"),
+    ],
+)
+def test_what_does_not_go_together_is_told(changes: dict[str, Any], problem: str) -> None:
+    """A service without authentication is not opened to others by accident."""
+    (found,) = problems_of(Settings(**changes))
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rest_host": "localhost", "grpc_host": "::1"},
+        {"rest_host": "192.0.2.1", "insecure": True},
+        {"rest_host": "192.0.2.1", "rest": False},
+        {"rest_host": "192.0.2.1", "auth": "required", "policy": "policy.toml"},
+    ],
+)
+def test_what_goes_together_is_no_problem(changes: dict[str, Any]) -> None:
+    """Loopback needs no rights, and neither does a door that is shut."""
+    assert problems_of(Settings(**changes)) == []

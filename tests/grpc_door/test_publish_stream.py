@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from core.errors import Unavailable
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import Message, Published
 from core.service import LocalService
@@ -111,7 +112,7 @@ def held(service: LocalService) -> HeldService:
 @pytest.fixture
 async def held_stub(held: HeldService, health: Health, settings: Settings) -> AsyncIterator[MessagesStub]:
     """A client of a door on `held`."""
-    async with GrpcDoor(held, health, settings) as door, connect(door) as channel:
+    async with GrpcDoor(OpenGate(held, settings), health, settings) as door, connect(door) as channel:
         yield MessagesStub(channel)
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
@@ -14,7 +15,7 @@ from transports.rest.door import RestDoor
 @pytest.fixture
 async def door(service: LocalService, health: Health, settings: Settings) -> AsyncIterator[RestDoor]:
     """A door that listens on a free port. Override `settings` for other settings."""
-    async with RestDoor(service, health, settings, "1.2.3") as door:
+    async with RestDoor(OpenGate(service, settings), health, settings, "1.2.3") as door:
         yield door
         health.drain()
         service.drain()

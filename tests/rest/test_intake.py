@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
@@ -280,7 +281,11 @@ class TestManyRequests:
         """Requests at once are bounded; past that it is `overloaded`."""
         monkeypatch.setattr("transports.rest.intake._REQUESTS", 0)
         few = msgspec.structs.replace(settings, max_streams=1)
-        async with RestDoor(service, health, few, "1") as door, connected(door) as one, connected(door) as two:
+        async with (
+            RestDoor(OpenGate(service, settings), health, few, "1") as door,
+            connected(door) as one,
+            connected(door) as two,
+        ):
             await one.send(request("GET", f"{MESSAGES}?wait=60"))
             await until(lambda: service.streams == 1)
             await two.send(request("GET", "/livez"))

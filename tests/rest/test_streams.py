@@ -8,6 +8,7 @@ import httpx2
 import msgspec
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import StoredMessage, new_message
 from core.service import LocalService
@@ -153,7 +154,10 @@ async def test_notices_who_left(door: RestDoor, service: LocalService) -> None:
 async def test_refuses_more_followers_than_it_may_have(log: Any, health: Health, settings: Settings) -> None:
     """Past the bound the answer is a problem with `Retry-After`, before any stream starts."""
     service = LocalService.of(log, msgspec.structs.replace(settings, max_streams=1))
-    async with RestDoor(service, health, settings, "1") as door, httpx2.AsyncClient(base_url=door.address) as http:
+    async with (
+        RestDoor(OpenGate(service, settings), health, settings, "1") as door,
+        httpx2.AsyncClient(base_url=door.address) as http,
+    ):
         async with http.stream("GET", STREAM) as first:
             assert first.status_code == 200
             refused = await http.get(STREAM)

@@ -9,10 +9,11 @@ from typing import Any, Self, TypeAlias
 import structlog
 
 from core.errors import Internal, TriviumError
+from core.gate import Gate
 from core.health import Health, State
 from core.messages import Message
-from core.ports import MessageService
 from core.settings import Settings
+from transports.amqp import properties
 from transports.amqp.channel import Channel, Delivery
 from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
@@ -37,14 +38,17 @@ Outcome: TypeAlias = TriviumError | None
 class _Item:
     """A delivery on its way. It is decoded once, so that another attempt has the same identity."""
 
-    __slots__ = ("attempts", "delivery", "message")
+    __slots__ = ("attempts", "delivery", "message", "user")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.attempts = 0
+        self.user: str | None = None
         self.message: Message | TriviumError
         try:
-            self.message = message_of(delivery.properties, delivery.body)
+            found = properties.decode(delivery.properties)
+            self.user = found.user_id
+            self.message = message_of(found, delivery.body)
         except TriviumError as error:
             self.message = error
 
@@ -56,9 +60,9 @@ class Inbox:
     stored now, none is, and the order holds when they are tried again.
     """
 
-    def __init__(self, broker: Broker, service: MessageService, settings: Settings, health: Health) -> None:
+    def __init__(self, broker: Broker, gate: Gate, settings: Settings, health: Health) -> None:
         self._broker = broker
-        self._service = service
+        self._gate = gate
         self._prefetch = settings.amqp_prefetch
         self._health = health
         self._dead_letters = DeadLetters(broker, settings, "inbox")
@@ -157,7 +161,8 @@ class Inbox:
             return item.message
         topic = item.delivery.routing_key
         try:
-            return self._service.publish(topic if isinstance(topic, str) else repr(topic), (item.message,))
+            service = self._gate.vouched(item.user).service
+            return service.publish(topic if isinstance(topic, str) else repr(topic), (item.message,))
         except TriviumError as error:
             return error
         except Exception:  # the boundary of one message

@@ -8,7 +8,7 @@ from typing import Self
 import structlog
 
 from core.errors import Internal, InvalidArgument, TriviumError
-from core.ports import MessageService
+from core.gate import Gate
 from core.settings import Settings
 from transports import documents
 from transports.amqp import properties
@@ -31,9 +31,10 @@ class Rpc:
     So a call whose answer was lost comes again: a `Publish` whose messages have ids then answers as it did before.
     """
 
-    def __init__(self, broker: Broker, service: MessageService, settings: Settings) -> None:
+    def __init__(self, broker: Broker, gate: Gate, settings: Settings) -> None:
         self._broker = broker
-        self._operations = Operations(service)
+        self._gate = gate
+        self._operations = Operations()
         self._prefetch = settings.amqp_rpc_prefetch
         self._answers = Answers(broker)
         self._dead_letters = DeadLetters(broker, settings, "RPC")
@@ -88,7 +89,8 @@ class Rpc:
 
     async def _call(self, request: Properties, body: bytes) -> Answer:
         try:
-            return await self._operations.call(request.type, body)
+            session = self._gate.vouched(request.user_id)
+            return await self._operations.call(request.type, session.service, body)
         except TriviumError as error:
             return _problem(error)
         except Exception:  # the boundary of one call

@@ -7,9 +7,22 @@ from typing import NoReturn, TypeAlias, cast
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
+from msgspec import Struct
 
-from core.errors import DeadlineExceeded, Internal, InvalidArgument, Overloaded, TriviumError, Unavailable
+from core.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    Overloaded,
+    TriviumError,
+    Unauthenticated,
+    Unavailable,
+)
+from core.gate import Gate, Session
+from core.policy import OPERATIONS, Needs
+from core.ports import MessageService
 from transports.grpc.closing import Closing
+from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
 
 log = structlog.get_logger("trivium.grpc")
@@ -24,11 +37,19 @@ MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class Call:
     """One call as its handler sees it. Requests and answers are bytes: garbage is then met inside the boundary."""
 
-    __slots__ = ("_closing", "_context")
+    __slots__ = ("_closing", "_context", "_session")
 
-    def __init__(self, context: Context, closing: Closing) -> None:
+    def __init__(self, context: Context, session: Session | None, closing: Closing) -> None:
         self._context = context
+        self._session = session
         self._closing = closing
+
+    @property
+    def service(self) -> MessageService:
+        """The service as far as whoever calls may use it. Calls of public operations have no way to it."""
+        if self._session is None:
+            raise Unauthenticated("nobody is known to call")
+        return self._session.service
 
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
@@ -58,13 +79,20 @@ class Call:
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes | None]]
 
 
-def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> Handler:
-    """A handler of one request and one answer."""
+class Rpc(Struct, frozen=True):
+    """How an RPC is served, and its name in the policy's table, which says what the caller needs."""
+
+    operation: str
+    handler: Handler
+
+
+def unary(operation: str, answer: Callable[[Call, bytes], Awaitable[bytes]]) -> Rpc:
+    """An RPC of one request and one answer."""
 
     async def handle(call: Call) -> bytes:
-        return await answer(await call.request())
+        return await answer(call, await call.request())
 
-    return handle
+    return Rpc(operation, handle)
 
 
 class Calls:
@@ -74,21 +102,22 @@ class Calls:
     call was admitted, and under a deadline; gRPC itself would read it first, and wait for it forever.
     """
 
-    def __init__(self, closing: Closing, *, most: int) -> None:
+    def __init__(self, gate: Gate, closing: Closing, *, most: int) -> None:
         """At most `most` calls run at once of the services that are bounded."""
+        self._gate = gate
         self._closing = closing
         self._most = most
         self._bounded = 0
         self._running: set[asyncio.Task[object]] = set()
 
     def handlers(
-        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], *, bounded: bool = False
+        self, service: ServiceDescriptor, rpcs: Mapping[str, Rpc], *, bounded: bool = False
     ) -> dict[str, MethodHandler]:
         """What gRPC calls for each method of `service`."""
         return {
             method.name: self._handler(
                 f"{service.full_name}/{method.name}",
-                handlers[method.name],
+                rpcs[method.name],
                 is_stream=method.client_streaming or method.server_streaming,
                 bounded=bounded,
             )
@@ -100,17 +129,25 @@ class Calls:
         while self._running:
             await asyncio.wait(self._running)
 
-    def _handler(self, rpc: str, handler: Handler, *, is_stream: bool, bounded: bool) -> MethodHandler:
+    def _handler(self, name: str, rpc: Rpc, *, is_stream: bool, bounded: bool) -> MethodHandler:
+        public = OPERATIONS[rpc.operation] is Needs.NOTHING
+        serve = rpc.handler
+
         async def handle(_: object, context: Context) -> bytes | None:
             try:
                 self._enter(bounded=bounded)
-                return await handler(Call(context, self._closing))
+                session = None if public else await self._gate.admit(CallCredentials(context))
+                call = Call(context, session, self._closing)
+                if session is None or not is_stream:
+                    return await serve(call)
+                async with session.lifetime():
+                    return await serve(call)
             except TriviumError as error:
                 return await _end(context, error)
             except grpc.aio.BaseError:
                 raise  # the call is over, nobody is there to answer
             except Exception:
-                log.exception("a call failed", rpc=rpc)
+                log.exception("a call failed", rpc=name)
                 return await _end(context, Internal("the call failed, the log has the cause"))
 
         if is_stream:

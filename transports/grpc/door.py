@@ -6,8 +6,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
+from core.gate import Gate
 from core.health import Health
-from core.ports import MessageService
 from core.settings import Settings
 from transports.grpc import health as health_checks
 from transports.grpc import messages, reflection
@@ -31,12 +31,11 @@ class GrpcDoor:
 
     name = "grpc"
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
-        self._service = service
+    def __init__(self, gate: Gate, health: Health, settings: Settings) -> None:
         self._health = health
         self._settings = settings
         self._closing = Closing()
-        self._calls = Calls(self._closing, most=settings.grpc_rpcs)
+        self._calls = Calls(gate, self._closing, most=settings.grpc_rpcs)
         self._port = settings.grpc_port
 
     @property
@@ -72,14 +71,14 @@ class GrpcDoor:
 
     def _add_services(self) -> None:
         limits = self._settings.limits
-        publish_stream = PublishStream(self._service, self._closing, limits=limits)
-        ours = messages.Messages(self._service, publish_stream, limits=limits)
+        publish_stream = PublishStream(self._closing, limits=limits)
+        ours = messages.Messages(publish_stream, limits=limits)
         names = [service.full_name for service in (messages.SERVICE, health_checks.SERVICE, reflection.SERVICE)]
         checks = health_checks.HealthChecks(self._health, self._closing, ("", messages.SERVICE.full_name))
-        described = reflection.Reflection(self._closing, names).handlers
+        described = reflection.Reflection(self._closing, names).rpcs
         serve = self._server.add_registered_method_handlers
-        serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.handlers, bounded=True))
-        serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.handlers))
+        serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.rpcs, bounded=True))
+        serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.rpcs))
         for name in (reflection.SERVICE.full_name, reflection.V1):
             serve(name, self._calls.handlers(reflection.SERVICE, described))
 

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from core.errors import TriviumError
 from core.limits import Limits
 from core.messages import Published
-from core.ports import MessageService
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call
@@ -26,8 +25,7 @@ Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
 class PublishStream:
     """Serves the RPC. Publishing begins in the order of the requests, and order of calls is order of commit."""
 
-    def __init__(self, service: MessageService, closing: Closing, *, limits: Limits) -> None:
-        self._service = service
+    def __init__(self, closing: Closing, *, limits: Limits) -> None:
         self._closing = closing
         self._limits = limits
 
@@ -51,13 +49,13 @@ class PublishStream:
                 request = await call.read()
                 if request is None:
                     break
-                window.add(self._begin(request), len(request))
+                window.add(self._begin(call, request), len(request))
         window.end()
 
-    def _begin(self, request: bytes) -> Begun:
+    def _begin(self, call: Call, request: bytes) -> Begun:
         try:
             topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
-            return self._service.publish(topic, messages)
+            return call.service.publish(topic, messages)
         except TriviumError as error:
             return error
 

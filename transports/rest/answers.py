@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from starlette.types import Scope, Send
 
-from core.errors import Overloaded, TriviumError
+from core.errors import Overloaded, TriviumError, Unauthenticated
 from transports.documents import PROBLEM, STATUS, problem_document
 from transports.rest.presence import ClientGone
 
@@ -18,6 +18,9 @@ JSON = "application/json"
 SEND_SECONDS = 60.0
 #: Answers above this are counted against the bound; the small ones are bounded by the number of requests.
 _LARGE_BYTES = 64 * 1024
+#: RFC 6750, section 3: without a code for somebody who showed nothing.
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="trivium"')
+_BAD_CREDENTIAL = (b"www-authenticate", b'Bearer realm="trivium", error="invalid_token"')
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -53,6 +56,8 @@ def problem(
     status = int(STATUS[type(error)]) if status is None else status
     if error.retry_after is not None:  # RFC 9110, section 10.2.3: whole seconds
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers = (*headers, _CHALLENGE if error.field is None else _BAD_CREDENTIAL)
     instance = scope["raw_path"].decode("ascii", "replace")
     body = problem_document(error, status=status, instance=instance, members=members)
     return Answer(status=status, body=body, content_type=PROBLEM, headers=headers)

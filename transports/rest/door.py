@@ -3,8 +3,8 @@
 from types import TracebackType
 from typing import Self
 
+from core.gate import Gate
 from core.health import Health
-from core.ports import MessageService
 from core.settings import Settings
 from transports.rest.answers import Sender
 from transports.rest.description import Description
@@ -26,12 +26,12 @@ class RestDoor:
 
     name = "rest"
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings, version: str) -> None:
+    def __init__(self, gate: Gate, health: Health, settings: Settings, version: str) -> None:
         self._settings = settings
         self._port = settings.rest_port
         sender = Sender(settings.rest_inflight_bytes)
-        table = operations(Handlers(service, health, settings), Description(version))
-        self.intake = Intake(router(table, sender), sender, settings)
+        table = operations(Handlers(health, settings), Description(version))
+        self.intake = Intake(router(table, gate, sender), gate, sender, settings)
         self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS)
 
     async def __aenter__(self) -> Self:

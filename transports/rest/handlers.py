@@ -5,7 +5,6 @@ from typing import Any
 from core.errors import InvalidArgument, Unavailable
 from core.health import Health, State
 from core.messages import Published
-from core.ports import MessageService
 from core.settings import Settings
 from transports.cloudevents import STRUCTURED, encode_event
 from transports.documents import (
@@ -28,8 +27,7 @@ _VERBOSE = ("", "1", "true")
 class Handlers:
     """The handler of every operation. They raise what the service raises."""
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
-        self._service = service
+    def __init__(self, health: Health, settings: Settings) -> None:
         self._health = health
         self._default_topic = settings.default_topic
         self._limits = settings.limits
@@ -37,18 +35,18 @@ class Handlers:
 
     async def get_data(self, request: Request) -> Answer:
         query = request.query("topic")
-        return Answer(body=data_document(await self._service.get_data(query.get("topic"))))
+        return Answer(body=data_document(await request.service.get_data(query.get("topic"))))
 
     async def post_data(self, request: Request) -> Answer:
         request.query()
         message = text_message_of(request, self._limits)
-        (published,) = await self._service.publish(self._default_topic, [message])
+        (published,) = await request.service.publish(self._default_topic, [message])
         return _published(published)
 
     async def publish(self, request: Request) -> Answer:
         key = request.query("key").get("key")
         messages, is_batch = messages_of(request, key, self._limits)
-        published = await self._service.publish(request.path["topic"], messages)
+        published = await request.service.publish(request.path["topic"], messages)
         if not is_batch:
             return _published(published[0])
         stored = any(not one.duplicate for one in published)
@@ -57,7 +55,7 @@ class Handlers:
     async def get_message(self, request: Request) -> Answer:
         request.query()
         offset = integer(request.path["offset"], "offset")
-        stored = await self._service.get_message(request.path["topic"], offset)
+        stored = await request.service.get_message(request.path["topic"], offset)
         return Answer(body=encode_event(stored), content_type=STRUCTURED)
 
     async def read_messages(self, request: Request) -> Answer:
@@ -67,24 +65,24 @@ class Handlers:
         wait = optional(seconds, query.get("wait"), "wait") or 0.0
         topic = request.path["topic"]
         if not wait:
-            return Answer(body=page_document(await self._service.read_messages(topic, after=after, limit=limit)))
+            return Answer(body=page_document(await request.service.read_messages(topic, after=after, limit=limit)))
         async with while_present(request.receive):
-            page = await self._service.read_messages(topic, after=after, limit=limit, wait=wait)
+            page = await request.service.read_messages(topic, after=after, limit=limit, wait=wait)
         return Answer(body=page_document(page))
 
     async def follow(self, request: Request) -> Answer | EventStream:
         after = optional(cursor, request.query("after").get("after"), "after")
         last = optional(cursor, request.header("last-event-id"), "last-event-id")
-        pages = self._service.follow(request.path["topic"], after if last is None else last)
+        pages = request.service.follow(request.path["topic"], after if last is None else last)
         first = await anext(pages)
         if request.method == "HEAD":
             await pages.aclose()
             return STREAM_START
-        return EventStream(pages, first.next, self._streams)
+        return EventStream(pages, first.next, request.session, self._streams)
 
     async def list_topics(self, request: Request) -> Answer:
         query = request.query("after", "limit")
-        page = await self._service.list_topics(
+        page = await request.service.list_topics(
             after=query.get("after", ""), limit=optional(integer, query.get("limit"), "limit")
         )
         return Answer(body=topics_document(page))

@@ -13,14 +13,18 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
+from core.gate import Gate
 from core.settings import Settings
 from transports.rest.answers import Answer, Budget, Sender, problem
+from transports.rest.credentials import RequestCredentials
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
 
 #: Where the body stands in the scope that the application gets.
 BODY = "trivium.body"
+#: And the session of whoever sent it.
+SESSION = "trivium.session"
 #: Request line and headers, without what HTTP puts between them.
 HEADER_BYTES = 32 * 1024
 #: Requests at once beside the streams and waiting reads.
@@ -30,10 +34,11 @@ _REQUESTS = 1000
 class Intake:
     """Bounds the requests at once, their headers, and their bodies in size, time and sum over all connections."""
 
-    def __init__(self, app: ASGIApp, sender: Sender, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, sender: Sender, settings: Settings) -> None:
         self.requests = 0
         self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
         self._app = app
+        self._gate = gate
         self._sender = sender
         self._max_requests = settings.max_streams + _REQUESTS
         self._max_body = settings.rest_body_bytes
@@ -87,7 +92,8 @@ class Intake:
             if declared > self._max_body:
                 raise body.too_large()
             scope[BODY] = b""
-            if has_body:
+            if has_body:  # only whoever is known may fill our memory
+                scope[SESSION] = await self._gate.admit(RequestCredentials(scope))
                 async with self._deadline(until):
                     scope[BODY] = await body.read()
         except TimeoutError:

@@ -6,8 +6,10 @@ from typing import TypeVar
 
 from starlette.types import Receive, Scope
 
-from core.errors import InvalidArgument
+from core.errors import InvalidArgument, Unauthenticated
+from core.gate import Session
 from core.limits import check_offset
+from core.ports import MessageService
 
 T = TypeVar("T")
 
@@ -23,15 +25,28 @@ _ESCAPE = re.compile(r"\\(.)")
 class Request:
     """One request with its whole body. `receive` tells when the client leaves."""
 
-    __slots__ = ("body", "headers", "method", "path", "receive", "scope")
+    __slots__ = ("_session", "body", "headers", "method", "path", "receive", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, body: bytes) -> None:
+    def __init__(self, scope: Scope, receive: Receive, body: bytes, session: Session | None) -> None:
         self.scope = scope
         self.receive = receive
         self.body = body
+        self._session = session
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.path: dict[str, str] = scope["path_params"]
+
+    @property
+    def session(self) -> Session:
+        """Who asks. Requests of public operations have none, and so no way to the service."""
+        if self._session is None:
+            raise Unauthenticated("nobody is known to ask")
+        return self._session
+
+    @property
+    def service(self) -> MessageService:
+        """The service as far as whoever asks may use it."""
+        return self.session.service
 
     def header(self, name: str) -> str | None:
         """The one value of a header (`name` in lower case); `InvalidArgument` if it is given twice or is not UTF-8."""

@@ -8,10 +8,13 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Internal, MethodNotAllowed, NotFound, TriviumError
+from core.gate import Gate
+from core.policy import OPERATIONS, Needs
 from transports.rest.answers import Answer, Sender, problem
+from transports.rest.credentials import RequestCredentials
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
-from transports.rest.intake import BODY
+from transports.rest.intake import BODY, SESSION
 from transports.rest.presence import ClientGone
 from transports.rest.requests import Request
 from transports.rest.streams import EventStream
@@ -22,39 +25,47 @@ Handler = Callable[[Request], Awaitable[Answer | EventStream]]
 
 
 class Operation(Struct, frozen=True):
-    """One method of one path, by the name that the OpenAPI document gives it."""
+    """One method of one path, by the name that the OpenAPI document gives it.
+
+    `operation` is the name in the policy's table, which says what the caller needs.
+    """
 
     path: str
     method: str
     name: str
+    operation: str
     handler: Handler
+
+    @property
+    def public(self) -> bool:
+        return OPERATIONS[self.operation] is Needs.NOTHING
 
 
 def operations(handlers: Handlers, description: Description) -> list[Operation]:
     """All that the door does, the most wanted first: the router tries them in this order."""
     messages = "/api/topics/{topic}/messages"
     return [
-        Operation("/api/data", "GET", "getData", handlers.get_data),
-        Operation("/api/data", "POST", "postData", handlers.post_data),
-        Operation(messages, "POST", "publish", handlers.publish),
-        Operation(messages, "GET", "readMessages", handlers.read_messages),
-        Operation(f"{messages}/{{offset}}", "GET", "getMessage", handlers.get_message),
-        Operation("/api/topics/{topic}/stream", "GET", "follow", handlers.follow),
-        Operation("/api/topics", "GET", "listTopics", handlers.list_topics),
-        Operation("/livez", "GET", "live", handlers.live),
-        Operation("/readyz", "GET", "ready", handlers.ready),
-        Operation("/openapi.json", "GET", "openapi", description.openapi),
-        Operation("/docs", "GET", "docs", description.docs),
+        Operation("/api/data", "GET", "getData", "get_data", handlers.get_data),
+        Operation("/api/data", "POST", "postData", "publish", handlers.post_data),
+        Operation(messages, "POST", "publish", "publish", handlers.publish),
+        Operation(messages, "GET", "readMessages", "read_messages", handlers.read_messages),
+        Operation(f"{messages}/{{offset}}", "GET", "getMessage", "get_message", handlers.get_message),
+        Operation("/api/topics/{topic}/stream", "GET", "follow", "follow", handlers.follow),
+        Operation("/api/topics", "GET", "listTopics", "list_topics", handlers.list_topics),
+        Operation("/livez", "GET", "live", "health", handlers.live),
+        Operation("/readyz", "GET", "ready", "health", handlers.ready),
+        Operation("/openapi.json", "GET", "openapi", "describe", description.openapi),
+        Operation("/docs", "GET", "docs", "describe", description.docs),
     ]
 
 
-def router(table: list[Operation], sender: Sender) -> Router:
+def router(table: list[Operation], gate: Gate, sender: Sender) -> Router:
     """The ASGI application of the table."""
-    resources: dict[str, dict[str, Handler]] = {}
+    resources: dict[str, dict[str, Operation]] = {}
     for operation in table:
-        resources.setdefault(operation.path, {})[operation.method] = operation.handler
-    routes = [Route(path, Resource(handlers, sender)) for path, handlers in resources.items()]
-    return Router(routes, redirect_slashes=False, default=Resource({}, sender))
+        resources.setdefault(operation.path, {})[operation.method] = operation
+    routes = [Route(path, Resource(methods, gate, sender)) for path, methods in resources.items()]
+    return Router(routes, redirect_slashes=False, default=Resource({}, gate, sender))
 
 
 class Resource:
@@ -63,11 +74,12 @@ class Resource:
     Without any handler it is what answers at unknown paths.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], sender: Sender) -> None:
-        self._handlers = dict(handlers)
-        if "GET" in handlers:
-            self._handlers["HEAD"] = handlers["GET"]  # the server leaves the body out
+    def __init__(self, methods: Mapping[str, Operation], gate: Gate, sender: Sender) -> None:
+        self._handlers = {method: (found.handler, found.public) for method, found in methods.items()}
+        if "GET" in methods:
+            self._handlers["HEAD"] = self._handlers["GET"]  # the server leaves the body out
         self._allow = ((b"allow", ", ".join(sorted(self._handlers)).encode()),)
+        self._gate = gate
         self._sender = sender
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,11 +90,15 @@ class Resource:
             await answer.send(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | EventStream:
-        handler = self._handlers.get(scope["method"])
-        if handler is None:
+        found = self._handlers.get(scope["method"])
+        if found is None:
             return self._refusal(scope)
+        handler, public = found
         try:
-            return await handler(Request(scope, receive, scope[BODY]))
+            session = scope.get(SESSION)  # a request with a body was admitted before the body was read
+            if session is None and not public:
+                session = await self._gate.admit(RequestCredentials(scope))
+            return await handler(Request(scope, receive, scope[BODY], session))
         except TriviumError as error:
             return problem(error, scope)
         except ClientGone:

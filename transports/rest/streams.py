@@ -7,6 +7,8 @@ from contextlib import nullcontext, suppress
 
 from starlette.types import Receive, Scope, Send
 
+from core.errors import Unauthenticated
+from core.gate import Session
 from core.messages import Page, StoredMessage, weight
 from core.settings import Settings
 from transports.cloudevents import encode_event
@@ -73,11 +75,12 @@ class EventStreams:
 
 
 class EventStream:
-    """The response that follows a topic: it ends when the service drains or the client leaves."""
+    """The response that follows a topic: it ends when the service drains, the client leaves or its credential ends."""
 
-    def __init__(self, pages: AsyncGenerator[Page], cursor: int, shared: EventStreams) -> None:
+    def __init__(self, pages: AsyncGenerator[Page], cursor: int, session: Session, shared: EventStreams) -> None:
         self._pages = pages
         self._cursor = cursor
+        self._session = session
         self._shared = shared
         self._writing = False
 
@@ -87,19 +90,24 @@ class EventStream:
         try:
             async with while_present(receive):
                 await send(STREAM_START.start())
-                await self._write(b"id: %d\n\n" % self._cursor, scope, send)
-                comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
-                try:
-                    async for page in self._pages:
-                        await self._write_page(page, scope, send)
-                finally:
-                    comments.cancel()
-                    await asyncio.wait((comments,))
+                with suppress(Unauthenticated):  # who comes again is told
+                    async with self._session.lifetime():
+                        await self._write_all(scope, send)
                 await within_deadline(send, {"type": "http.response.body"}, scope)
         except ClientGone:
             return
         finally:
             await self._pages.aclose()
+
+    async def _write_all(self, scope: Scope, send: Send) -> None:
+        await self._write(b"id: %d\n\n" % self._cursor, scope, send)
+        comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
+        try:
+            async for page in self._pages:
+                await self._write_page(page, scope, send)
+        finally:
+            comments.cancel()
+            await asyncio.wait((comments,))
 
     async def _write_page(self, page: Page, scope: Scope, send: Send) -> None:
         is_large = sum(weight(stored.message) for stored in page.messages) > _BLOCK_BYTES
