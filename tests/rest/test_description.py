@@ -8,7 +8,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from core.errors import DeadlineExceeded, Unavailable
+from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Reply, connected, request
@@ -108,8 +108,14 @@ async def test_tells_every_status(
         door.intake.requests += 10_000
     elif status == 431:
         headers.append(f"X-Long: {'x' * 40_000}")
-    elif status in (500, 503, 504):
-        errors = {500: RuntimeError("x"), 503: Unavailable("x"), 504: DeadlineExceeded("x")}
+    elif status in (401, 403, 500, 503, 504):
+        errors = {
+            401: Unauthenticated("x"),
+            403: PermissionDenied("x"),
+            500: RuntimeError("x"),
+            503: Unavailable("x"),
+            504: DeadlineExceeded("x"),
+        }
 
         def fail(*names: object) -> None:
             raise errors[status]
@@ -131,7 +137,7 @@ def _check(operation: Any, reply: Reply) -> None:
     _validate(answer["content"][kind]["schema"], reply.json() if is_json else reply.body.decode())
     for name, header in answer.get("headers", {}).items():
         if header.get("required"):
-            assert reply.headers[name.lower()].isdigit()
+            assert reply.headers[name.lower()].isdigit() is (header["schema"]["type"] == "integer")
 
 
 def _validate(schema: Any, value: Any) -> None:

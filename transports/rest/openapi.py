@@ -24,6 +24,8 @@ problem document (RFC 9457).
 
 _REASONS = {
     400: ("BadRequest", "A value breaks a rule; `field` names it."),
+    401: ("Unauthenticated", "No credential, or none that holds; where authentication is required."),
+    403: ("PermissionDenied", "The policy has no grant for this."),
     404: ("NotFound", "Nothing is there."),
     408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
     409: ("Conflict", "The identity was published before with other content."),
@@ -37,6 +39,8 @@ _REASONS = {
 }
 #: These can meet any request.
 _ALWAYS = (400, 408, 413, 429, 431, 500, 503)
+#: And these any that is not for everybody.
+_GUARDED = (401, 403)
 
 
 def document(version: str) -> Schema:
@@ -62,12 +66,20 @@ def document(version: str) -> Schema:
             f"{messages}/{{offset}}": {"get": _get_message()},
             "/api/topics/{topic}/stream": {"get": _follow()},
             "/api/topics": {"get": _list_topics()},
-            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"))},
+            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"), security=[])},
             "/readyz": {"get": _ready()},
             "/openapi.json": {"get": _simple("openapi", "This document.", _content("It.", _JSON, {"type": "object"}))},
             "/docs": {"get": _simple("docs", "A page to read.", _content("It.", "text/html", {"type": "string"}))},
         },
-        "components": {"schemas": schemas(), "responses": dict(_problem(status) for status in _REASONS)},
+        "components": {
+            "schemas": schemas(),
+            "responses": dict(_problem(status) for status in _REASONS),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an access token."},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"key": []}],
     }
 
 
@@ -163,16 +175,18 @@ def _list_topics() -> Schema:
 def _ready() -> Schema:
     verbose = _query("verbose", {"enum": ["", "1", "true"]}, "Tell each check.")
     answer = _ok("It is ready. While it is not, the answer is 503.", "Status")
-    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose])
+    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose], security=[])
 
 
-def _simple(name: str, summary: str, answer: Schema) -> Schema:
-    return _operation(name, "service", summary, answer)
+def _simple(name: str, summary: str, answer: Schema, **rest: Any) -> Schema:
+    return _operation(name, "service", summary, answer, **rest)
 
 
 def _operation(
     name: str, tag: str, summary: str, answers: Schema, problems: tuple[int, ...] = (), **rest: Any
 ) -> Schema:
+    if "security" not in rest:
+        problems = (*problems, *_GUARDED)
     for status in sorted((*_ALWAYS, *problems)):
         answers = {**answers, str(status): {"$ref": f"#/components/responses/{_REASONS[status][0]}"}}
     return {"operationId": name, "tags": [tag], "summary": summary, **rest, "responses": answers}
@@ -184,6 +198,10 @@ def _problem(status: int) -> tuple[str, Schema]:
     if status in (429, 503):
         seconds = {"type": "integer", "minimum": 0}
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
+    if status == 401:
+        answer["headers"] = {
+            "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}}
+        }
     return name, answer
 
 
