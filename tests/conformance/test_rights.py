@@ -18,7 +18,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
@@ -28,6 +28,8 @@ from core.keys import KeyRing
 from core.policy import OPERATIONS, Needs, read_policy
 from core.settings import Settings
 from main import Running, running
+from proto.trivium.v1 import messages_pb2 as pb
+from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from transports.amqp.operations import Operations
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
@@ -265,3 +267,30 @@ async def _arrivals(queue: AbstractQueue) -> _Arrivals:
     arrivals = _Arrivals(queue.name)
     await queue.consume(arrivals.take)
     return arrivals
+
+
+async def test_who_guesses_is_slowed_at_both_doors_and_others_are_not(settings: Settings) -> None:
+    """Past the bound an address is told when to come back; who was let in before goes on."""
+    strict = msgspec.structs.replace(settings, auth_failures=5, amqp=False)
+    container = Container(settings=strict)
+    async with (
+        running(container) as up,
+        httpx2.AsyncClient(base_url=up.doors["rest"].address) as http,
+        grpc.aio.insecure_channel(up.doors["grpc"].address) as channel,
+    ):
+        _, key = await container.keys().create("owner")
+        good = {"X-API-Key": key}
+        stub: Any = MessagesStub(channel)
+        assert (await http.get("/api/data", headers=good)).status_code == 200
+        codes = [(await http.get("/api/data", headers={"X-API-Key": "guess"})).status_code for _ in range(8)]
+        assert codes == [401] * 5 + [429] * 3
+        refused = await http.get("/api/data", headers={"X-API-Key": "guess"})
+        assert 1 <= int(refused.headers["retry-after"]) <= 12
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetData(pb.GetDataRequest(), metadata=(("x-api-key", "guess"),))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # it has the calls' trailing metadata
+        assert status is not None
+        assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
+        assert (await http.get("/api/data", headers=good)).status_code == 200
+        await stub.GetData(pb.GetDataRequest(), metadata=(("authorization", f"Bearer {key}"),))
