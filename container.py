@@ -32,6 +32,15 @@ def _imported_later(module: str, name: str) -> Callable[..., Any]:
     return build
 
 
+def _certificates(settings: Settings, health: Health) -> Any:
+    """What REST and gRPC serve; None without TLS."""
+    if not settings.tls_cert:
+        return None
+    certificates = import_module("transports.tls.certificates")
+    certificates.hold_grpc_to(settings.tls_min_version)
+    return certificates.Certificates(settings, health)
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -54,5 +63,10 @@ class Container(containers.DeclarativeContainer):
     inbox = providers.Singleton(_imported_later("transports.amqp.inbox", "Inbox"), broker, service, settings, health)
     rpc = providers.Singleton(_imported_later("transports.amqp.rpc", "Rpc"), broker, service, settings)
 
-    rest = providers.Singleton(_imported_later("transports.rest.door", "RestDoor"), service, health, settings, VERSION)
-    grpc = providers.Singleton(_imported_later("transports.grpc.door", "GrpcDoor"), service, health, settings)
+    certificates = providers.Singleton(_certificates, settings, health)
+    rest = providers.Singleton(
+        _imported_later("transports.rest.door", "RestDoor"), service, health, settings, VERSION, certificates
+    )
+    grpc = providers.Singleton(
+        _imported_later("transports.grpc.door", "GrpcDoor"), service, health, settings, certificates
+    )

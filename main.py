@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -85,6 +86,8 @@ async def running(container: Container) -> AsyncIterator[Running]:
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
     if settings.amqp:
         yield from (container.broker, container.relay, container.inbox, container.rpc)
+    if settings.tls_cert and (settings.rest or settings.grpc):
+        yield container.certificates
     if settings.rest:
         yield container.rest
     if settings.grpc:
@@ -100,6 +103,8 @@ async def serve(container: Container) -> int:
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
+            if (certificates := container.certificates()) is not None:
+                loop.add_signal_handler(signal.SIGHUP, certificates.reload)
             log.info("trivium is up", version=VERSION, doors=list(up.doors))
             gc.collect()
             gc.freeze()
@@ -174,11 +179,25 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         for library in libraries
         if not _is_installed(library)
     ]
+    problems.extend(_tls_problems(settings))
     if not (settings.rest or settings.grpc or settings.amqp):
         problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only
+
+
+def _tls_problems(settings: Settings) -> list[str]:
+    """What is wrong with the files of `tls_*` and `amqp_*`."""
+    used = [
+        name for name in ("tls_cert", "tls_key", "tls_client_ca", "amqp_cert", "amqp_key") if getattr(settings, name)
+    ]
+    if not used:
+        return []
+    if not _is_installed("cryptography"):
+        return [f"{used[0]}: cryptography is not installed; install 'trivium[tls]'"]
+    found: list[str] = import_module("transports.tls.files").server_problems(settings)
+    return found
 
 
 def _is_installed(library: str) -> bool:

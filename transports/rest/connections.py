@@ -58,14 +58,29 @@ class Connection(TCPServer):
     async def run(self) -> None:
         """Serve until the connection ends. Raises what hypercorn makes of input that it did not expect."""
         socket = self.writer.get_extra_info("socket")
+        tls = self.writer.get_extra_info("ssl_object")
+        if tls is not None:
+            from transports.tls.clients import peer_names  # what it takes is installed only where TLS is used
+
+            self.state["peer"] = peer_names(self.writer)
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup(self.loop) as tasks:
                 state = ConnectionState(self.state)
                 self.protocol = _Protocol(
-                    self.app, self.config, self.context, tasks, state, False, client, server, self.protocol_send
+                    self.app,
+                    self.config,
+                    self.context,
+                    tasks,
+                    state,
+                    tls is not None,
+                    client,
+                    server,
+                    self.protocol_send,
                 )
+                if tls is not None and tls.selected_alpn_protocol() == "h2":
+                    await self.protocol.begin_http2()
                 await self._read_data()
         finally:
             await self._close()
@@ -105,6 +120,10 @@ class _Protocol(ProtocolWrapper):
             await self._upgrade(error.data)
         except H2CProtocolRequiredError as error:
             await self._upgrade(error.data, error.headers, error.settings)
+
+    async def begin_http2(self) -> None:
+        """As the handshake of TLS has settled it (ALPN, RFC 7301); the client's preface is yet to come."""
+        await self._upgrade(b"")
 
     async def _upgrade(
         self, data: bytes, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
