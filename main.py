@@ -189,14 +189,19 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 def _tls_problems(settings: Settings) -> list[str]:
     """What is wrong with the files of `tls_*` and `amqp_*`."""
-    used = [
-        name for name in ("tls_cert", "tls_key", "tls_client_ca", "amqp_cert", "amqp_key") if getattr(settings, name)
-    ]
-    if not used:
+    of_doors = bool(settings.tls_cert or settings.tls_key or settings.tls_client_ca)
+    of_broker = settings.amqp and (
+        settings.amqp_url.startswith("amqps:") or bool(settings.amqp_ca or settings.amqp_cert)
+    )
+    if not of_doors and not of_broker:
         return []
     if not _is_installed("cryptography"):
-        return [f"{used[0]}: cryptography is not installed; install 'trivium[tls]'"]
-    found: list[str] = import_module("transports.tls.files").server_problems(settings)
+        return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
+    found: list[str] = []
+    if of_doors:
+        found += import_module("transports.tls.files").server_problems(settings)
+    if of_broker:
+        found += import_module("transports.amqp.tls").problems(settings)
     return found
 
 

@@ -17,7 +17,7 @@ from core.settings import Settings
 T = TypeVar("T")
 
 #: Forward secret and authenticated. OpenSSL's own list for TLS 1.2 also has CBC modes; 1.3 has no weak ones.
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 #: What a private key in PEM begins with, if somebody gave the key in place of its file's name.
 _PEM = "-----BEGIN"
@@ -83,7 +83,7 @@ class ServerFiles(Struct, frozen=True):
     def _context(self, client_ca: bytes | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = _VERSIONS[self.min_version]
-        context.set_ciphers(_CIPHERS)
+        context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(["h2", "http/1.1"])
         context.load_cert_chain(self.certificate, self.key, password="")  # OpenSSL would ask the terminal for one
