@@ -12,6 +12,7 @@ from core.ports import SystemClock
 from core.service import LocalService
 from core.settings import MEMORY, Settings
 from core.stores.sqlite import LogBounds, SqliteLog
+from tests.pki import Pki
 from tools.rabbitmq import Node, NodeError
 
 pytest_plugins = ["testing.plugin"]
@@ -39,6 +40,14 @@ async def log(settings: Settings, health: Health) -> AsyncIterator[SqliteLog]:
 def service(log: SqliteLog, settings: Settings) -> LocalService:
     """The service on that log."""
     return LocalService.of(log, settings)
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    """Certificates of this test's own."""
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    return Pki(folder)
 
 
 @pytest.fixture(scope="session")
