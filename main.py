@@ -188,14 +188,11 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def _tls_problems(settings: Settings) -> list[str]:
-    """What is wrong with the files of `tls_*` and `amqp_*`."""
-    of_doors = bool(settings.tls_cert or settings.tls_key or settings.tls_client_ca)
-    of_broker = settings.amqp and (
-        settings.amqp_url.startswith("amqps:") or bool(settings.amqp_ca or settings.amqp_cert)
-    )
-    if not of_doors and not of_broker:
-        return []
-    if not _is_installed("cryptography"):
+    """What is wrong with the files of `tls_*` and `amqp_*`; they are looked at only where they are used."""
+    of_doors = any((settings.tls_cert, settings.tls_key, settings.tls_client_ca))
+    own = any((settings.amqp_ca, settings.amqp_cert, settings.amqp_key))
+    of_broker = settings.amqp and (own or settings.amqp_url.startswith("amqps:"))
+    if (of_doors or of_broker) and not _is_installed("cryptography"):
         return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
     found: list[str] = []
     if of_doors:

@@ -13,7 +13,7 @@ from core.service import LocalService
 from core.settings import MEMORY, Settings
 from core.stores.sqlite import LogBounds, SqliteLog
 from tests.pki import Pki
-from tools.rabbitmq import Node, NodeError
+from tools.rabbitmq import Node, NodeError, NodeTls
 
 pytest_plugins = ["testing.plugin"]
 
@@ -73,9 +73,9 @@ def rabbitmq_node(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def started_node(folder: Path) -> Node:
+def started_node(folder: Path, *, tls: NodeTls | None = None) -> Node:
     """A node that runs; where RabbitMQ is not installed the test is skipped, but never in CI."""
-    node = Node(folder)
+    node = Node(folder, tls=tls)
     try:
         node.start()
     except NodeError as error:

@@ -44,12 +44,11 @@ class NodeError(Exception):
 
 
 class NodeTls(NamedTuple):
-    """PEM files of a node: whom it trusts, what it shows; and whether its clients must show a certificate."""
+    """PEM files of a node: whose clients it trusts, and what it shows them."""
 
     authorities: Path
     certificate: Path
     key: Path
-    asks: bool = False
 
     def configuration(self, port: int) -> str:
         lines = {
@@ -58,7 +57,7 @@ class NodeTls(NamedTuple):
             "ssl_options.certfile": self.certificate,
             "ssl_options.keyfile": self.key,
             "ssl_options.verify": "verify_peer",
-            "ssl_options.fail_if_no_peer_cert": str(self.asks).lower(),
+            "ssl_options.fail_if_no_peer_cert": "false",
             "ssl_options.versions.1": "tlsv1.3",
             "ssl_options.versions.2": "tlsv1.2",
             "ssl_cert_login_from": "common_name",
