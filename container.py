@@ -1,5 +1,6 @@
 """The composition root: which adapter plugs into which port."""
 
+import ssl
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -41,6 +42,10 @@ def _certificates(settings: Settings, health: Health) -> Any:
     return certificates.Certificates(settings, health)
 
 
+def _context(certificates: Any) -> ssl.SSLContext | None:
+    return certificates.context if certificates is not None else None
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -65,7 +70,9 @@ class Container(containers.DeclarativeContainer):
 
     certificates = providers.Singleton(_certificates, settings, health)
     rest = providers.Singleton(
-        _imported_later("transports.rest.door", "RestDoor"), service, health, settings, VERSION, certificates
+        _imported_later("transports.rest.door", "RestDoor"),
+        *(service, health, settings, VERSION),
+        tls=providers.Callable(_context, certificates),
     )
     grpc = providers.Singleton(
         _imported_later("transports.grpc.door", "GrpcDoor"), service, health, settings, certificates

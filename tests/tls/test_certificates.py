@@ -15,6 +15,9 @@ from tests.tls.conftest import rotated, until
 from transports.tls import certificates
 from transports.tls.certificates import Certificates
 
+#: What is logged of a pair that can't be used.
+KEPT = "the new certificate can't be used, the old one stays"
+
 
 @pytest.fixture
 def lines() -> Iterator[list[EventDict]]:
@@ -47,7 +50,7 @@ async def test_a_broken_pair_is_told_once(
         await until(lambda: health.checks["tls"].state is State.DEGRADED)
     assert served.current is old
     await rotated(pki, served)
-    assert events(lines).count("the new certificate can't be used, the old one stays") == 1
+    assert events(lines).count(KEPT) == 1
     assert next(line for line in lines if "reason" in line)["reason"] == "tls_key: holds no private key in PEM"
     assert health.checks["tls"].state is State.OK
 
@@ -128,8 +131,9 @@ async def test_what_is_asked_for_is_done_at_once(
     served.reload()
     await until(lambda: events(lines).count("certificate is reloaded") == 2)
     pki.certificate.unlink()
-    served.reload()
-    await until(lambda: events(lines)[-1] == "the new certificate can't be used, the old one stays")
+    for times in (1, 2):
+        served.reload()
+        await until(lambda times=times: events(lines).count(KEPT) == times)  # type: ignore[misc]  # no type of a default
 
 
 async def test_an_end_that_is_near_is_told(

@@ -27,7 +27,7 @@ MESSAGES = "/api/topics/t/messages"
 async def opened(
     service: LocalService, health: Health, settings: Settings, served: Certificates
 ) -> AsyncIterator[RestDoor]:
-    async with RestDoor(service, health, settings, "1.2.3", served) as door:
+    async with RestDoor(service, health, settings, "1.2.3", tls=served.context) as door:
         yield door
         service.drain()
 

@@ -1,7 +1,8 @@
 """The REST door as a part of the process."""
 
+import ssl
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from core.health import Health
 from core.ports import MessageService
@@ -12,9 +13,6 @@ from transports.rest.handlers import Handlers
 from transports.rest.intake import Intake
 from transports.rest.routes import operations, router
 from transports.rest.serving import HttpServer
-
-if TYPE_CHECKING:
-    from transports.tls.certificates import Certificates
 
 #: Connections beside those that followers and waiting reads may take.
 _CONNECTIONS = 1000
@@ -35,14 +33,14 @@ class RestDoor:
         health: Health,
         settings: Settings,
         version: str,
-        certificates: "Certificates | None" = None,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
         self._port = settings.rest_port
         sender = Sender(settings.rest_inflight_bytes)
         table = operations(Handlers(service, health, settings), Description(version))
         self.intake = Intake(router(table, sender), sender, settings)
-        tls = certificates.context if certificates is not None else None
         self._scheme = "http" if tls is None else "https"
         self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS, tls=tls)
 

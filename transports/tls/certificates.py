@@ -96,6 +96,7 @@ class Certificates:
         except Unusable as error:
             if not asked:
                 return str(error)
+            self._problem = None  # who asks is told, again if need be
             self._fail(str(error))
             return None
         if self._seen != await asyncio.to_thread(self._files.stamp):

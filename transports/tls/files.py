@@ -139,14 +139,20 @@ def read_key_pair(prefix: str, certificate: str, key: str) -> KeyPair:
     if chain is None or secret is None:
         raise Unusable(problems)
     leaf = _certificates(of_certificate, chain)[0]
-    if _public(leaf.public_key()) != _public(_private(of_key, secret).public_key()):
+    private = _private(of_key, secret)
+    try:
+        fits = _public(leaf.public_key()) == _public(private.public_key())
+        subject = leaf.subject.rfc4514_string()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Unusable([f"{of_certificate}: holds what is not understood: {error}"]) from error
+    if not fits:
         raise Unusable([f"{of_key}: does not fit the first certificate of {of_certificate}"])
     now = datetime.now(UTC)
     if leaf.not_valid_after_utc <= now:
         raise Unusable([f"{of_certificate}: has expired, on {leaf.not_valid_after_utc.isoformat()}"])
     if leaf.not_valid_before_utc > now:
         raise Unusable([f"{of_certificate}: is not valid before {leaf.not_valid_before_utc.isoformat()}"])
-    return KeyPair(chain, secret, leaf.subject.rfc4514_string(), leaf.serial_number, leaf.not_valid_after_utc)
+    return KeyPair(chain, secret, subject, leaf.serial_number, leaf.not_valid_after_utc)
 
 
 def read_authorities(setting: str, path: str) -> bytes | None:
