@@ -1,7 +1,9 @@
 """Certificates in a folder of a test's own, and clients that know them."""
 
+import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -48,6 +50,19 @@ class Pki:
         if client is not None:
             context.load_cert_chain(*client.write(self.folder, "client"))
         return context
+
+
+def resumed(context: ssl.SSLContext, port: int, session: Any, say: bytes) -> tuple[Any, bool | None]:
+    """A new connection that tries to go on with `session`: its own session, and whether the server let it.
+
+    It waits for something to come, since with TLS 1.3 a client hears only then that it is refused.
+    """
+    plain = socket.create_connection((HOST, port), timeout=30)
+    with context.wrap_socket(plain, server_hostname=HOST, session=session) as connection:
+        connection.sendall(say)
+        if not connection.recv(65536):
+            raise ConnectionResetError("closed without a word")
+        return connection.session, connection.session_reused
 
 
 def serial(pair: Pair) -> int:

@@ -13,7 +13,7 @@ from core.service import LocalService
 from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
-from tests.pki import HOST, Pki, serial_of
+from tests.pki import HOST, Pki, resumed, serial_of
 from tests.tls.conftest import rotated, until
 from tools.certs import Pair
 from transports.grpc.door import GrpcDoor
@@ -23,6 +23,7 @@ from transports.tls.clients import ClientCertificate
 
 #: Connections of a channel's own; and no wait for another attempt, where one was refused.
 OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REQUEST = pb.PublishRequest(topic="t", messages=[pb.Message(data=b"x")])
 
 
@@ -103,8 +104,13 @@ class TestMutual:
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
     async def test_authorities_are_rotated(self, door: GrpcDoor, pki: Pki, mutual: Certificates) -> None:
-        """Who is trusted no longer can't connect; open connections stay."""
+        """Who is trusted no longer can't connect, not even with a session from before; open connections stay."""
         client, other = pki.ours.client("orders"), pki.other.client("orders")
+        context = pki.context(client)
+        context.set_alpn_protocols(["h2"])
+        port = int(door.address.rpartition(":")[2])
+        session, _ = await asyncio.to_thread(resumed, context, port, None, PREFACE)
+        assert (await asyncio.to_thread(resumed, context, port, session, PREFACE))[1]
         async with channel(door, pki, client) as kept:
             assert (await MessagesStub(kept).Publish(REQUEST)).messages[0].offset == 1
             pki.ca.write_bytes(pki.other.certificate)
@@ -114,6 +120,8 @@ class TestMutual:
             assert (await MessagesStub(kept).Publish(REQUEST)).messages[0].offset == 3
             with pytest.raises(grpc.aio.AioRpcError):
                 await publish(door, pki, client)
+            with pytest.raises(OSError, match=r"UNKNOWN_CA|CERTIFICATE|reset|closed"):
+                await asyncio.to_thread(resumed, context, port, session, PREFACE)
 
     async def test_what_the_file_holds_is_trusted(self, door: GrpcDoor, pki: Pki, mutual: Certificates) -> None:
         """Be it a part of the tree, or a client's own certificate, whose authority is not trusted."""

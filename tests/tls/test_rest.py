@@ -1,7 +1,7 @@
 """The REST door over TLS."""
 
 import asyncio
-import socket
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +14,13 @@ import pytest
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
-from tests.pki import HOST, Pki, serial_of
+from tests.pki import HOST, Pki, resumed, serial_of
 from tests.tls.conftest import rotated, until
 from transports.rest.door import RestDoor
 from transports.rest.serving import HttpServer
 from transports.tls.certificates import Certificates
 
+GET = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 MESSAGES = "/api/topics/t/messages"
 
 
@@ -80,6 +81,20 @@ async def test_alpn(door: RestDoor, pki: Pki, offered: list[str], chosen: str | 
     writer.close()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="a client that can be told its groups")
+@pytest.mark.parametrize(("groups", "good"), [("P-256", True), ("X25519:P-256", True), ("ffdhe8192", False)])
+async def test_groups_that_are_dear_are_refused(door: RestDoor, pki: Pki, groups: str, good: bool) -> None:
+    """A client could have us compute for milliseconds, and do nothing itself."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-groups", groups, "-CAfile", str(pki.ca), "-connect", urlsplit(door.address).netloc),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    said, _ = await process.communicate()
+    assert (b"Verification: OK" in said and b"TLSv1.3, Cipher is TLS_" in said) is good
+
+
 async def test_plain_text_is_refused(door: RestDoor) -> None:
     """There is no port that takes both."""
     async with httpx2.AsyncClient(base_url=door.address.replace("https", "http"), timeout=30) as client:
@@ -133,16 +148,16 @@ class TestMutual:
         context = pki.context(pki.ours.client("orders"))
         async with https(door, context) as kept, https(door, pki.context(pki.other.client("orders"))) as other:
             assert (await kept.get("/livez")).status_code == 200
-            port = urlsplit(door.address).port
-            session, _ = await asyncio.to_thread(resumed, context, port, None)
-            assert (await asyncio.to_thread(resumed, context, port, session))[1]
+            port = urlsplit(door.address).port or 0
+            session, _ = await asyncio.to_thread(resumed, context, port, None, GET)
+            assert (await asyncio.to_thread(resumed, context, port, session, GET))[1]
             pki.ca.write_bytes(pki.other.certificate)
             old = mutual.current
             await until(lambda: mutual.current is not old)
             assert (await other.get("/livez")).status_code == 200
             assert (await kept.get("/livez")).status_code == 200
-            with pytest.raises(OSError, match=r"UNKNOWN_CA|reset"):
-                await asyncio.to_thread(resumed, context, port, session)
+            with pytest.raises(OSError, match=r"UNKNOWN_CA|closed"):
+                await asyncio.to_thread(resumed, context, port, session, GET)
 
     async def test_what_the_file_holds_is_trusted(self, door: RestDoor, pki: Pki, mutual: Certificates) -> None:
         """Be it a part of the tree, or a client's own certificate, whose authority is not trusted."""
@@ -152,16 +167,6 @@ class TestMutual:
         await until(lambda: mutual.current is not old)
         async with https(door, pki.context(client)) as one:
             assert (await one.get("/livez")).status_code == 200
-
-
-def resumed(context: ssl.SSLContext, port: int | None, session: Any) -> tuple[Any, bool | None]:
-    """A new connection that tries to go on with `session`: its own session, and whether the server let it."""
-    plain = socket.create_connection((HOST, port or 0), timeout=30)
-    with context.wrap_socket(plain, server_hostname=HOST, session=session) as connection:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
-            raise ConnectionResetError("reset")
-        return connection.session, connection.session_reused
 
 
 async def test_the_application_hears_who_it_is(pki: Pki, mutual: Certificates) -> None:

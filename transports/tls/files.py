@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 #: Forward secret and authenticated. OpenSSL's own list for TLS 1.2 also has CBC modes; 1.3 has no weak ones.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: Before it OpenSSL also offers groups (ffdhe8192) by which anybody can make us compute 5 ms for each handshake, at no
+#: cost of their own. Python can't choose among groups, only name a single one.
+_CHEAP_GROUPS = (3, 5)
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 #: What a private key in PEM begins with, if somebody gave the key in place of its file's name.
 _PEM = "-----BEGIN"
@@ -85,6 +88,8 @@ class ServerFiles(Struct, frozen=True):
         context.minimum_version = _VERSIONS[self.min_version]
         context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        if ssl.OPENSSL_VERSION_INFO < _CHEAP_GROUPS:
+            context.set_ecdh_curve("prime256v1")  # the one that all clients have (RFC 8446, section 9.1)
         context.set_alpn_protocols(["h2", "http/1.1"])
         context.load_cert_chain(self.certificate, self.key, password="")  # OpenSSL would ask the terminal for one
         if client_ca is not None:
