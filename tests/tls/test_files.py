@@ -1,5 +1,7 @@
 """Certificates and keys that can't be served are problems of the settings."""
 
+import asyncio
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from core.health import Health
 from core.settings import InvalidSettings, Settings
 from main import configure
+from tests.e2e.process import ROOT
 from tests.pki import Pki
 from transports.tls.certificates import Certificates
 from transports.tls.files import ServerFiles, Unusable, server_problems, stamp
@@ -122,6 +125,15 @@ def test_without_its_library_tls_is_a_problem(pki: Pki, monkeypatch: pytest.Monk
     with pytest.raises(InvalidSettings) as caught:
         configure(pki.flags(), {})
     assert caught.value.problems == ["tls_cert: cryptography is not installed; install 'trivium[tls]'"]
+
+
+async def test_doors_without_tls_do_not_import_it() -> None:
+    """It is an extra of its own, and costs memory and time."""
+    doors = "import main, container, transports.rest.door, transports.grpc.door, transports.amqp.connection"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"{doors}; import sys; sys.exit('cryptography' in sys.modules)"), cwd=ROOT
+    )
+    assert await process.wait() == 0
 
 
 def test_the_whole_chain_is_served(pki: Pki, settings: Settings) -> None:

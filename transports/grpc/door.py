@@ -10,7 +10,7 @@ from core.health import Health
 from core.ports import MessageService
 from core.settings import Settings
 from transports.grpc import health as health_checks
-from transports.grpc import messages, reflection
+from transports.grpc import messages, reflection, tls
 from transports.grpc.calls import Calls
 from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
@@ -117,8 +117,6 @@ class GrpcDoor:
         host, port = self._settings.grpc_host, self._settings.grpc_port
         try:
             if self._certificates is not None:
-                from transports.grpc import tls  # what it takes is installed only where TLS is used
-
                 return self._server.add_secure_port(_address(host, port), tls.credentials(self._certificates))
             return self._server.add_insecure_port(_address(host, port))
         except RuntimeError as error:

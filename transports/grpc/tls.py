@@ -1,15 +1,17 @@
 """TLS of the gRPC door."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from transports.tls.certificates import Certificates
 from transports.tls.clients import ClientCertificate, client_certificate
-from transports.tls.files import ServerTls
+
+if TYPE_CHECKING:  # what they take is installed only where TLS is used
+    from transports.tls.certificates import Certificates
+    from transports.tls.files import ServerTls
 
 
-def credentials(certificates: Certificates) -> grpc.ServerCredentials:
+def credentials(certificates: "Certificates") -> grpc.ServerCredentials:
     """For one port: each handshake gets the newest certificate."""
     given = certificates.current
 
@@ -32,5 +34,5 @@ def peer_names(context: "grpc.aio.ServicerContext[Any, Any]") -> ClientCertifica
     return client_certificate(next(iter(found))) if found else None
 
 
-def _configuration(tls: ServerTls) -> Any:
+def _configuration(tls: "ServerTls") -> Any:
     return grpc.ssl_server_certificate_configuration([(tls.pair.key, tls.pair.chain)], tls.client_ca)

@@ -19,6 +19,7 @@ from hypercorn.utils import parse_socket_addr
 
 from core.errors import InvalidArgument, TooLarge
 from transports.documents import PROBLEM, problem_document
+from transports.tls.clients import peer_names
 
 #: Time to hand over what is left to send when a connection closes.
 _FLUSH_SECONDS = 10.0
@@ -39,7 +40,8 @@ class HttpConfig(Config):
 class Connection(TCPServer):
     """One connection. `idle_since` is None while it has a request; the server ends the ones that idle too long.
 
-    Requests find `abort` in their scope's state: it drops the connection with what is unsent.
+    Requests find `abort` in their scope's state: it drops the connection with what is unsent. `peer` beside it is
+    the verified `ClientCertificate`, or None.
     """
 
     def __init__(
@@ -59,10 +61,7 @@ class Connection(TCPServer):
         """Serve until the connection ends. Raises what hypercorn makes of input that it did not expect."""
         socket = self.writer.get_extra_info("socket")
         tls = self.writer.get_extra_info("ssl_object")
-        if tls is not None:
-            from transports.tls.clients import peer_names  # what it takes is installed only where TLS is used
-
-            self.state["peer"] = peer_names(self.writer)
+        self.state["peer"] = peer_names(self.writer)
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())

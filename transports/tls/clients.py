@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from functools import lru_cache
 
-from cryptography import x509
 from msgspec import Struct
 
 #: Certificates that are remembered, of some two kilobytes each: a client sends the same one with every connection.
@@ -33,15 +32,14 @@ def peer_names(transport: asyncio.BaseTransport | asyncio.StreamWriter) -> Clien
 @lru_cache(_REMEMBERED)
 def client_certificate(encoded: bytes) -> ClientCertificate:
     """What a certificate in DER or PEM says. It must have been verified: nothing is checked here."""
+    from cryptography import x509  # installed only where TLS is used
+
     is_pem = encoded.startswith(b"-----BEGIN")
     certificate = (x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate)(encoded)
-    return ClientCertificate(certificate.subject.rfc4514_string(), _names(certificate))
-
-
-def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return ()
+        return ClientCertificate(certificate.subject.rfc4514_string(), ())
     dns = [f"DNS:{name}" for name in found.get_values_for_type(x509.DNSName)]
-    return (*dns, *(f"URI:{uri}" for uri in found.get_values_for_type(x509.UniformResourceIdentifier)))
+    uris = [f"URI:{uri}" for uri in found.get_values_for_type(x509.UniformResourceIdentifier)]
+    return ClientCertificate(certificate.subject.rfc4514_string(), (*dns, *uris))
