@@ -100,11 +100,11 @@ async def serve(container: Container) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stop, number)
+    if (certificates := container.certificates()) is not None:
+        loop.add_signal_handler(signal.SIGHUP, certificates.reload)
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
-            if (certificates := container.certificates()) is not None:
-                loop.add_signal_handler(signal.SIGHUP, certificates.reload)
             log.info("trivium is up", version=VERSION, doors=list(up.doors))
             gc.collect()
             gc.freeze()

@@ -19,6 +19,11 @@ _NAMES = {
     "WRONG_VERSION_NUMBER": "there is no TLS on this port: 5671 is the usual one",
     "UNSUPPORTED_PROTOCOL": _ALERTS["PROTOCOL_VERSION"],
 }
+#: By the mechanism that is ours.
+_NOT_OFFERED = {
+    "EXTERNAL": "the broker takes no login by certificate (SASL EXTERNAL): enable its rabbitmq_auth_mechanism_ssl",
+    "PLAIN": "the broker takes no password (SASL PLAIN): set amqp_cert and amqp_key, and leave it out of the URL",
+}
 
 
 def explain(error: BaseException) -> str:
@@ -30,7 +35,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ConnectionClosed | ChannelClosed):
         return f"{error.reply_code} {error.reply_text}"
     if isinstance(error, AuthenticationError):
-        return f"the broker does not offer SASL {error.args[0]}: it has a plugin for it, rabbitmq_auth_mechanism_ssl"
+        return _NOT_OFFERED.get(error.args[0], f"the broker does not offer SASL {error.args[0]}")
     if isinstance(error, AMQPConnectionError) and error.args:
         cause = error.args[0]
         return explain(cause) if isinstance(cause, BaseException) else _of_tls(str(cause))

@@ -1,6 +1,7 @@
 """TLS to the broker: whom we trust, and who we are."""
 
 import ssl
+from threading import Lock
 
 import structlog
 
@@ -23,6 +24,7 @@ class BrokerTls:
             raise InvalidSettings(found)
         self._authorities = settings.amqp_ca
         self._certificate, self._key = settings.amqp_cert, settings.amqp_key
+        self._reading = Lock()
         self._seen = self._stamp()
         self._problem: str | None = None
         try:
@@ -31,19 +33,20 @@ class BrokerTls:
             raise InvalidSettings(error.problems) from error
 
     def context(self) -> ssl.SSLContext:
-        """For the next connection. Reads files: call it beside the loop."""
-        seen = self._stamp()
-        if seen == self._seen:
+        """For the next connection. Reads files: call it on a thread of its own, or of several."""
+        with self._reading:
+            seen = self._stamp()
+            if seen == self._seen:
+                return self._context
+            try:
+                self._context = self._made()
+            except Unusable as error:
+                if str(error) != self._problem:
+                    log.error("new files for amqps can't be used, the old ones stay", reason=str(error))
+                self._problem = str(error)
+            else:
+                self._seen, self._problem = seen, None
             return self._context
-        try:
-            self._context = self._made()
-        except Unusable as error:
-            if str(error) != self._problem:
-                log.error("new files for amqps can't be used, the old ones stay", reason=str(error))
-            self._problem = str(error)
-        else:
-            self._seen, self._problem = seen, None
-        return self._context
 
     def _stamp(self) -> Stamp:
         return stamp(self._authorities, self._certificate, self._key)
@@ -53,17 +56,18 @@ class BrokerTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # older Erlangs have no 1.3
         context.set_ciphers(CIPHERS)
         authorities = read_authorities("amqp_ca", self._authorities)
-        if authorities is None:
-            context.load_default_certs()
-        else:
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
-            context.load_verify_locations(cadata=authorities.decode())
         if self._certificate:
             read_key_pair("amqp", self._certificate, self._key)
-            try:
+        try:
+            if authorities is None:
+                context.load_default_certs()
+            else:
+                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
+                context.load_verify_locations(cadata=authorities.decode())
+            if self._certificate:
                 context.load_cert_chain(self._certificate, self._key, password="")
-            except (ssl.SSLError, OSError) as error:
-                raise Unusable([f"amqp_cert: can't be used: {error.strerror}"]) from error
+        except (ssl.SSLError, OSError) as error:
+            raise Unusable([f"amqp_ca, amqp_cert: can't be used: {error.strerror}"]) from error
         return context
 
 
