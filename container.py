@@ -1,5 +1,6 @@
 """The composition root: which adapter plugs into which port."""
 
+import ssl
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -41,6 +42,19 @@ def _policy(path: str) -> Policy:
     return read_policy(Path(path)) if path else Policy()
 
 
+def _certificates(settings: Settings, health: Health) -> Any:
+    """What REST and gRPC serve; None without TLS."""
+    if not settings.tls_cert:
+        return None
+    certificates = import_module("transports.tls.certificates")
+    certificates.hold_grpc_to(settings.tls_min_version)
+    return certificates.Certificates(settings, health)
+
+
+def _context(certificates: Any) -> ssl.SSLContext | None:
+    return certificates.context if certificates is not None else None
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -72,5 +86,12 @@ class Container(containers.DeclarativeContainer):
     inbox = providers.Singleton(_imported_later("transports.amqp.inbox", "Inbox"), broker, gate, settings, health)
     rpc = providers.Singleton(_imported_later("transports.amqp.rpc", "Rpc"), broker, gate, settings)
 
-    rest = providers.Singleton(_imported_later("transports.rest.door", "RestDoor"), gate, health, settings, VERSION)
-    grpc = providers.Singleton(_imported_later("transports.grpc.door", "GrpcDoor"), gate, health, settings)
+    certificates = providers.Singleton(_certificates, settings, health)
+    rest = providers.Singleton(
+        _imported_later("transports.rest.door", "RestDoor"),
+        *(gate, health, settings, VERSION),
+        tls=providers.Callable(_context, certificates),
+    )
+    grpc = providers.Singleton(
+        _imported_later("transports.grpc.door", "GrpcDoor"), gate, health, settings, certificates
+    )

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -90,6 +91,8 @@ async def running(container: Container) -> AsyncIterator[Running]:
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
     if settings.amqp:
         yield from (container.broker, container.relay, container.inbox, container.rpc)
+    if settings.tls_cert and (settings.rest or settings.grpc):
+        yield container.certificates
     if settings.rest:
         yield container.rest
     if settings.grpc:
@@ -102,6 +105,8 @@ async def serve(container: Container) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stop, number)
+    if (certificates := container.certificates()) is not None:
+        loop.add_signal_handler(signal.SIGHUP, certificates.reload)
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
@@ -179,6 +184,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         for library in libraries
         if not _is_installed(library)
     ]
+    problems += _tls_problems(settings)
     problems += problems_of(settings)
     if settings.policy:
         try:
@@ -188,6 +194,21 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only
+
+
+def _tls_problems(settings: Settings) -> list[str]:
+    """What is wrong with the files of `tls_*` and `amqp_*`; they are looked at only where they are used."""
+    of_doors = any((settings.tls_cert, settings.tls_key, settings.tls_client_ca))
+    own = any((settings.amqp_ca, settings.amqp_cert, settings.amqp_key))
+    of_broker = settings.amqp and (own or settings.amqp_url.startswith("amqps:"))
+    if (of_doors or of_broker) and not _is_installed("cryptography"):
+        return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
+    found: list[str] = []
+    if of_doors:
+        found += import_module("transports.tls.files").server_problems(settings)
+    if of_broker:
+        found += import_module("transports.amqp.tls").problems(settings)
+    return found
 
 
 def _is_installed(library: str) -> bool:

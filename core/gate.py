@@ -40,7 +40,7 @@ class Credentials(Protocol):
 
     @property
     def certificate(self) -> tuple[str, ...]:
-        """The names of a verified client certificate: its subject as RFC 4514 writes it, then DNS names and URIs."""
+        """Of a verified client certificate: its subject (RFC 4514), then `DNS:` and `URI:` names; else empty."""
 
     @property
     def address(self) -> str:

@@ -71,7 +71,7 @@ class Grants(Struct, frozen=True, forbid_unknown_fields=True):
 class Entry(Grants, frozen=True, forbid_unknown_fields=True):
     """A principal of the policy, and what it is known by at other authorities than ours."""
 
-    certificates: tuple[str, ...] = ()  # subjects as RFC 4514 writes them, or names (DNS, URI) of the certificate
+    certificates: tuple[str, ...] = ()  # CN=shop,O=Example (RFC 4514), DNS:shop.example, URI:spiffe://example/shop
     rabbitmq_users: tuple[str, ...] = ()
 
 

@@ -106,6 +106,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     grpc_rpcs: Annotated[Positive, _help("RPCs at once, streams included; each may buffer a message.")] = 2000
 
+    tls_cert: Annotated[
+        str, _help("PEM file of the certificate of REST and gRPC; without one they speak plain text.")
+    ] = ""
+    tls_key: Annotated[str, _help("PEM file of its private key, which has no password.")] = ""
+    tls_client_ca: Annotated[
+        str, _help("PEM file of authorities; every client then needs a certificate of theirs.")
+    ] = ""
+    tls_min_version: Annotated[
+        Literal["1.2", "1.3"], _help("Least version of TLS; all of today's clients have 1.3.")
+    ] = "1.3"
+
+    amqp_ca: Annotated[str, _help("PEM file of the broker's authorities for amqps; else those of the system.")] = ""
+    amqp_cert: Annotated[
+        str, _help("PEM file of our certificate for amqps; it logs in (SASL EXTERNAL) where the URL names no user.")
+    ] = ""
+    amqp_key: Annotated[str, _help("PEM file of its private key, which has no password.")] = ""
     amqp_url: Annotated[str, Meta(pattern=r"^amqps?://[^/?#\s]+"), _help("RabbitMQ; `AMQP_URL` is read too.")] = (
         "amqp://guest:guest@127.0.0.1:5672/"
     )

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -80,13 +81,16 @@ class TriviumProcess:
 
 
 @asynccontextmanager
-async def trivium_process(*arguments: str, python: str = sys.executable) -> AsyncIterator[TriviumProcess]:
-    """`main.py` with these arguments, up; killed at the end unless it ended before."""
+async def trivium_process(
+    *arguments: str, python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[TriviumProcess]:
+    """`main.py` with these arguments and variables, up; killed at the end unless it ended before."""
     process = await asyncio.create_subprocess_exec(
         python,
         "main.py",
         *("--rest-port=0", "--grpc-port=0", "--log-format=json", *arguments),
         cwd=ROOT,
+        env=os.environ | dict(environment or {}),
         stderr=asyncio.subprocess.PIPE,
         limit=1024 * 1024,
     )

@@ -10,8 +10,9 @@ from pika.connection import Parameters
 from pika.exceptions import AMQPError
 
 from transports.amqp.channel import Channel, ChannelLost
+from transports.amqp.reasons import explain
 from transports.amqp.topology import TopologyError
-from transports.amqp.wire import Connection, explain
+from transports.amqp.wire import Connection
 
 _FIRST_PAUSE_SECONDS = 0.1
 #: A connection that held this long was a good one: the next attempt comes at once.
@@ -43,12 +44,14 @@ class Link:
     def __init__(
         self,
         name: str,
-        parameters: Parameters,
+        parameters: Callable[[], Awaitable[Parameters]],
         retry_seconds: float,
         prepare: Callable[[Connection], Awaitable[None]],
         report: Callable[[str, str | None], None],
     ) -> None:
-        """`prepare` makes a fresh connection usable; `report` takes what is wrong with a part, None if nothing is."""
+        """`parameters` is asked before each attempt to connect, `prepare` makes a fresh connection usable, and
+        `report` takes what is wrong with a part, None if nothing is.
+        """
         self.flowing = asyncio.Event()  # connected, and not blocked by an alarm
         self.name = name
         self._parameters = parameters
@@ -100,7 +103,7 @@ class Link:
             await asyncio.sleep(backoff.seconds())
 
     async def _connect(self) -> str:
-        connection = await Connection.open(self._parameters, self._flow)
+        connection = await Connection.open(await self._parameters(), self._flow)
         try:
             await self._prepare(connection)
             self._connection = connection

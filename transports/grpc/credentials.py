@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from core.errors import InvalidArgument, Unauthenticated
+from transports.grpc.tls import peer_names
 
 if TYPE_CHECKING:
     from transports.grpc.calls import Context
@@ -29,7 +30,8 @@ class CallCredentials:
 
     @property
     def certificate(self) -> tuple[str, ...]:
-        return ()
+        peer = peer_names(self._context)
+        return () if peer is None else peer.all_names
 
     @property
     def address(self) -> str:

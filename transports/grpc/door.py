@@ -4,17 +4,20 @@ import asyncio
 import errno
 import socket
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
 from transports.grpc import health as health_checks
-from transports.grpc import messages, reflection
+from transports.grpc import messages, reflection, tls
 from transports.grpc.calls import Calls
 from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
 from transports.grpc.server import Server
+
+if TYPE_CHECKING:
+    from transports.tls.certificates import Certificates
 
 #: Calls above our own bound: health checks, and those that are refused with the details that gRPC would leave out.
 _SPARE_RPCS = 200
@@ -31,7 +34,10 @@ class GrpcDoor:
 
     name = "grpc"
 
-    def __init__(self, gate: Gate, health: Health, settings: Settings) -> None:
+    def __init__(
+        self, gate: Gate, health: Health, settings: Settings, certificates: "Certificates | None" = None
+    ) -> None:
+        self._certificates = certificates
         self._health = health
         self._settings = settings
         self._closing = Closing()
@@ -109,6 +115,8 @@ class GrpcDoor:
         """The port. Raises `OSError` with the reason, which gRPC only writes to stderr."""
         host, port = self._settings.grpc_host, self._settings.grpc_port
         try:
+            if self._certificates is not None:
+                return self._server.add_secure_port(_address(host, port), tls.credentials(self._certificates))
             return self._server.add_insecure_port(_address(host, port))
         except RuntimeError as error:
             _try_to_listen(host, port)

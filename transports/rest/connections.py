@@ -19,6 +19,7 @@ from hypercorn.utils import parse_socket_addr
 
 from core.errors import InvalidArgument, TooLarge
 from transports.documents import PROBLEM, problem_document
+from transports.tls.clients import peer_names
 
 #: Time to hand over what is left to send when a connection closes.
 _FLUSH_SECONDS = 10.0
@@ -39,7 +40,8 @@ class HttpConfig(Config):
 class Connection(TCPServer):
     """One connection. `idle_since` is None while it has a request; the server ends the ones that idle too long.
 
-    Requests find `abort` in their scope's state: it drops the connection with what is unsent.
+    Requests find `abort` in their scope's state: it drops the connection with what is unsent. `peer` beside it is
+    the verified `ClientCertificate`, or None.
     """
 
     def __init__(
@@ -58,14 +60,26 @@ class Connection(TCPServer):
     async def run(self) -> None:
         """Serve until the connection ends. Raises what hypercorn makes of input that it did not expect."""
         socket = self.writer.get_extra_info("socket")
+        tls = self.writer.get_extra_info("ssl_object")
+        self.state["peer"] = peer_names(self.writer)
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup(self.loop) as tasks:
                 state = ConnectionState(self.state)
                 self.protocol = _Protocol(
-                    self.app, self.config, self.context, tasks, state, False, client, server, self.protocol_send
+                    self.app,
+                    self.config,
+                    self.context,
+                    tasks,
+                    state,
+                    tls is not None,
+                    client,
+                    server,
+                    self.protocol_send,
                 )
+                if tls is not None and tls.selected_alpn_protocol() == "h2":
+                    await self.protocol.begin_http2()
                 await self._read_data()
         finally:
             await self._close()
@@ -105,6 +119,10 @@ class _Protocol(ProtocolWrapper):
             await self._upgrade(error.data)
         except H2CProtocolRequiredError as error:
             await self._upgrade(error.data, error.headers, error.settings)
+
+    async def begin_http2(self) -> None:
+        """As the handshake of TLS has settled it (ALPN, RFC 7301); the client's preface is yet to come."""
+        await self._upgrade(b"")
 
     async def _upgrade(
         self, data: bytes, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None

@@ -3,6 +3,7 @@
 from starlette.types import Scope
 
 from core.errors import InvalidArgument, Unauthenticated
+from transports.tls.clients import ClientCertificate
 
 #: An access token with many claims is some kilobytes; nothing longer is looked at.
 _LONGEST = 16 * 1024
@@ -34,8 +35,8 @@ class RequestCredentials:
 
     @property
     def certificate(self) -> tuple[str, ...]:
-        names: tuple[str, ...] = self._scope.get("state", {}).get("certificate", ())
-        return names
+        peer: ClientCertificate | None = self._scope.get("state", {}).get("peer")
+        return () if peer is None else peer.all_names
 
     @property
     def address(self) -> str:

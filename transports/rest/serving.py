@@ -5,6 +5,8 @@ import contextlib
 import logging
 import resource
 import socket
+import ssl
+from typing import Any
 
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
@@ -20,6 +22,7 @@ log = structlog.get_logger("trivium.rest")
 #: Time for the head of a request, and between requests. Over the pauses of clients that keep a pool.
 _IDLE_SECONDS = 30.0
 _SWEEP_SECONDS = 5.0
+_HANDSHAKE_SECONDS = 10.0
 _BACKLOG = 1024
 #: Above the bound of the intake, so that it answers, and with more than hypercorn would say.
 _HEADER_BYTES = 96 * 1024
@@ -36,7 +39,8 @@ class HttpServer:
     while one is open (https://github.com/pgjones/hypercorn/issues/308); so the sockets and their tasks are kept here.
     """
 
-    def __init__(self, app: ASGIApp, *, max_connections: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
+        self._tls: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_SECONDS} if tls else {}
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # the same ASGI in other words
         self._config = _config()
         self._context = WorkerContext(None)
@@ -48,7 +52,7 @@ class HttpServer:
     async def listen(self, host: str, port: int) -> int:
         """Listen on all addresses of `host`, and answer with the port; `OSError` names what is not free."""
         for listener in await _bind(host, port):
-            self._servers.append(await asyncio.start_server(self._serve, sock=listener, backlog=_BACKLOG))
+            self._servers.append(await asyncio.start_server(self._serve, sock=listener, backlog=_BACKLOG, **self._tls))
         self._sweeper = asyncio.create_task(self._sweep(), name="rest-idle-connections")
         bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
