@@ -100,7 +100,8 @@ class KeyRing:
 
     async def open(self) -> None:
         """Load what the store has."""
-        self._keys = {key.id: key for key in await self._store.load()}
+        keys = sorted(await self._store.load(), key=lambda key: (key.created, key.id))
+        self._keys = {key.id: key for key in keys}
 
     def on_revoked(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the anchor of each key that is revoked, at once."""
@@ -164,7 +165,7 @@ class KeyRing:
 
     def list(self) -> list[ApiKey]:
         """All keys, the oldest first."""
-        return sorted(map(self._with_last_use, self._keys.values()), key=lambda key: (key.created, key.id))
+        return [self._with_last_use(key) for key in self._keys.values()]
 
     async def flush(self) -> None:
         """Write down when keys were used last."""
