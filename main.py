@@ -24,7 +24,7 @@ from core.gate import PolicyGate
 from core.logs import configure_logging
 from core.policy import InvalidPolicy, read_policy
 from core.ports import MessageService, Transport
-from core.settings import MEMORY, InvalidSettings, Settings, load, options, problems_of
+from core.settings import MEMORY, InvalidSettings, Settings, load, options, problems_of, readable_secrets
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
@@ -38,6 +38,7 @@ LIBRARIES = {
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google.protobuf"),
     "amqp": ("pika",),
 }
+_METAVARS = {int: "NUMBER", float: "NUMBER", tuple: "A,B"}
 #: Collections of the youngest generation cost a tenth of the throughput at Python's default of 700.
 _GC_THRESHOLD = 50_000
 
@@ -191,7 +192,7 @@ def _settings_flags() -> argparse.ArgumentParser:
         if option.is_switch:
             found.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            metavar = "|".join(option.choices) or type(option.default).__name__.upper()
+            metavar = "|".join(option.choices) or _METAVARS.get(type(option.default), "TEXT")
             found.add_argument(option.flag, metavar=metavar, help=text)
     return found
 
@@ -251,6 +252,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             print("trivium: the configuration is valid")
             return EXIT_OK
         configure_logging(settings.log_level, settings.log_format)
+        for exposed in readable_secrets(os.environ):
+            log.warning("a secret can be read by every user of this machine: chmod o-r", file=exposed)
+        if settings.insecure and settings.auth == "none":
+            log.warning("authentication is off and --insecure is given: whoever reaches a door may read and publish")
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(Container(settings=settings)))

@@ -60,13 +60,17 @@ class Allowance:
         self._requests = Bucket(rates.requests, now) if rates.requests else None
         self._messages = Bucket(rates.messages, now) if rates.messages else None
         self._bytes = Bucket(rates.bytes, now) if rates.bytes else None
+        self._unbounded = self._requests is None and self._messages is None and self._bytes is None
 
     def request(self) -> None:
         """Count one operation; `Overloaded` if there were too many."""
-        self._take((self._requests, 1, "requests"))
+        if self._requests is not None:
+            self._take((self._requests, 1, "requests"))
 
     def publish(self, messages: int, size: int) -> None:
         """Count one operation that publishes `size` bytes; `Overloaded`, and nothing is counted, if it is too much."""
+        if self._unbounded:
+            return
         self._take(
             (self._requests, 1, "requests"), (self._messages, messages, "messages"), (self._bytes, size, "bytes")
         )

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import math
 import re
 import secrets
 import string
@@ -138,7 +137,7 @@ class KeyRing:
         id_ = _random(_ID_LENGTH)
         text = f"{PREFIX}{id_}_{_random(_SECRET_LENGTH)}"
         text += _checksum(text)
-        expires = None if days is None else datetime.fromtimestamp(math.ceil(self._now() + days * 86_400), UTC)
+        expires = None if days is None else _at(self._now() + days * 86_400)
         key = ApiKey(id=id_, principal=principal, digest=sha256(text.encode()).digest(), created=now, expires=expires)
         self._keys[id_] = key  # before the wait, so that two at once can't make a third
         try:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from core.errors import PermissionDenied
+from core.limits import check_topic
 
 
 class Scope(StrEnum):
@@ -48,8 +49,8 @@ OPERATIONS: Mapping[str, Scope | Needs] = {
 EVERYTHING = "#"
 _PATTERN = r"^(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*\Z"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}\Z"
-#: Decisions that are remembered per principal; topics are many, those that one principal uses are few.
-_DECISIONS = 10_000
+#: What was allowed is remembered, per principal; topics are many, those that one principal uses are few.
+_REMEMBERED = 10_000
 
 Pattern = Annotated[str, Meta(pattern=_PATTERN, max_length=200)]
 Name = Annotated[str, Meta(pattern=_NAME)]
@@ -90,31 +91,31 @@ class Principal:
         self.name = name
         self._patterns = {scope: _compiled(getattr(grants, scope)) for scope in Scope}
         self._everywhere = {scope for scope in Scope if EVERYTHING in getattr(grants, scope)}
-        self._decisions: dict[tuple[Scope, str], bool] = {}
+        self._allowed: set[tuple[str, str | None]] = set()
 
     def may(self, scope: Scope, topic: str | None) -> bool:
         """Whether a grant covers `topic`; None is the service as a whole."""
         if scope in self._everywhere:
             return True
-        if topic is None:
-            return False
-        found = self._decisions.get((scope, topic))
-        if found is None:
-            if len(self._decisions) >= _DECISIONS:
-                self._decisions.clear()
-            pattern = self._patterns[scope]
-            found = self._decisions[scope, topic] = pattern is not None and pattern.fullmatch(topic) is not None
-        return found
+        pattern = self._patterns[scope]
+        return topic is not None and pattern is not None and pattern.fullmatch(topic) is not None
 
     def may_somewhere(self, scope: Scope) -> bool:
         return self._patterns[scope] is not None
 
     def allow(self, operation: str, topic: str | None = None) -> None:
-        """Raise `PermissionDenied` unless this principal may."""
+        """Raise `PermissionDenied` unless this principal may, `InvalidArgument` for what no topic is called."""
+        if (operation, topic) in self._allowed:
+            return
+        if topic is not None:
+            check_topic(topic)
         needs = OPERATIONS[operation]
         if isinstance(needs, Scope) and not self.may(needs, topic):
             where = f" topic {topic!r}" if topic is not None else ""
             raise PermissionDenied(f"principal {self.name!r} has no grant to {needs}{where}")
+        if len(self._allowed) >= _REMEMBERED:
+            self._allowed.clear()
+        self._allowed.add((operation, topic))
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):

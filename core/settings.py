@@ -4,6 +4,7 @@ Every field `x_y` is the flag `--x-y`, the variable `TRIVIUM_X_Y`, the secret fi
 and the TOML key `x_y` (or `x-y`); a flag beats the environment, that beats the file, that beats TOML.
 """
 
+import stat
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -22,6 +23,9 @@ Positive = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Rate = Annotated[float, Meta(ge=0)]
+
+#: `https://app.example`: a scheme and a host, perhaps a port, nothing behind it (RFC 6454).
+_ORIGIN = r"^https?://[A-Za-z0-9._~\[\]:-]+\Z"
 
 #: `--data-dir` of a store that lives in memory and ends with the process, for tests.
 MEMORY = ":memory:"
@@ -82,6 +86,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     rest_host: Annotated[str, _help("Address of the REST door; loopback until rights are set up.")] = "127.0.0.1"
     rest_port: Annotated[Port, _help("Port of the REST door; 0 takes a free one.")] = 8080
+    rest_cors_origins: Annotated[
+        tuple[Annotated[str, Meta(pattern=_ORIGIN)], ...],
+        _help("Origins whose pages may call REST from a browser; TOML list, elsewhere separated by commas."),
+    ] = ()
     rest_body_bytes: Annotated[Bytes, _help("A request body; above a batch in base64, so that our limits answer.")] = (
         8 * 1024 * 1024
     )
@@ -220,8 +228,11 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], toml: Path | 
         if found is None:
             continue
         origin, value = found
-        if isinstance(value, str) and value.lower() in _TRUE_FALSE and get_args(kind)[0] is bool:
+        plain = get_args(kind)[0]
+        if isinstance(value, str) and value.lower() in _TRUE_FALSE and plain is bool:
             value = _TRUE_FALSE[value.lower()]
+        if isinstance(value, str) and get_origin(plain) is tuple:
+            value = [one.strip() for one in value.split(",") if one.strip()]
         try:
             values[name] = msgspec.convert(value, kind, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
@@ -255,6 +266,13 @@ def _find(
             problems.append(f"{secret}: can't read the file it names: {reason}")  # the name may be the secret itself
             return None
     return (name, from_toml[name]) if name in from_toml else None
+
+
+def readable_secrets(environment: Mapping[str, str]) -> list[str]:
+    """The files that variables `TRIVIUM_X_Y_FILE` name and that other users may read."""
+    names = {f"TRIVIUM_{field.name.upper()}_FILE" for field in msgspec.structs.fields(Settings)}
+    paths = [Path(environment[name]) for name in sorted(names) if name in environment]
+    return [str(path) for path in paths if path.exists() and path.stat().st_mode & stat.S_IROTH]
 
 
 def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The operations as RPC names them, with the documents of REST for answers."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import msgspec
@@ -46,6 +46,10 @@ class Operations:
             "ReadMessages": self._read_messages,
             "ListTopics": self._list_topics,
         }
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._named.keys()
 
     async def call(self, name: str | None, service: MessageService, body: bytes) -> Answer:
         """Raises `TriviumError`. A publish has begun when this suspends for the first time."""

@@ -18,6 +18,8 @@ JSON = "application/json"
 SEND_SECONDS = 60.0
 #: Answers above this are counted against the bound; the small ones are bounded by the number of requests.
 _LARGE_BYTES = 64 * 1024
+#: With the content policy: what others publish is not run, framed, kept or taken for another type by a browser.
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 #: RFC 6750, section 3: without a code for somebody who showed nothing.
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="trivium"')
 _BAD_CREDENTIAL = (b"www-authenticate", b'Bearer realm="trivium", error="invalid_token"')
@@ -30,11 +32,13 @@ class Answer(Struct, frozen=True, kw_only=True):
     body: bytes = b""
     content_type: str = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_policy: bytes = b"default-src 'none'; frame-ancestors 'none'"
     tell_length: bool = True
 
     def start(self) -> dict[str, Any]:
         """The ASGI event that begins the response."""
-        headers = [(b"content-type", self.content_type.encode()), (b"cache-control", b"no-store"), *self.headers]
+        headers = [(b"content-type", self.content_type.encode()), *_ALWAYS, *self.headers]
+        headers.append((b"content-security-policy", self.content_policy))
         if self.tell_length:
             headers.append((b"content-length", b"%d" % len(self.body)))
         return {"type": "http.response.start", "status": self.status, "headers": headers}

@@ -1,7 +1,11 @@
 """The REST door as a part of the process."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from core.gate import Gate
 from core.health import Health
@@ -15,6 +19,20 @@ from transports.rest.serving import HttpServer
 
 #: Connections beside those that followers and waiting reads may take.
 _CONNECTIONS = 1000
+
+
+def _allowing(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
+    """The application for pages of these origins too; browsers keep all others away."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("Location", "Retry-After"),
+        max_age=600,
+    )
 
 
 class RestDoor:
@@ -32,7 +50,8 @@ class RestDoor:
         sender = Sender(settings.rest_inflight_bytes)
         table = operations(Handlers(health, settings), Description(version))
         self.intake = Intake(router(table, gate, sender), gate, sender, settings)
-        self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS)
+        app = _allowing(settings.rest_cors_origins, self.intake)
+        self._server = HttpServer(app, max_connections=settings.max_streams + _CONNECTIONS)
 
     async def __aenter__(self) -> Self:
         """Listen; `OSError` names the address that can't be had."""

@@ -1,6 +1,5 @@
 """The OpenAPI 3.1 document. The tests hold every route, status and answer against it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from core.limits import MAX_OFFSET
@@ -25,8 +24,8 @@ problem document (RFC 9457).
 
 _REASONS = {
     400: ("BadRequest", "A value breaks a rule; `field` names it."),
-    401: ("Unauthenticated", "There is no credential, or none that holds."),
-    403: ("PermissionDenied", "The principal may not do this."),
+    401: ("Unauthenticated", "No credential, or none that holds; where authentication is required."),
+    403: ("PermissionDenied", "The policy has no grant for this."),
     404: ("NotFound", "Nothing is there."),
     408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
     409: ("Conflict", "The identity was published before with other content, or the principal has two live keys."),
@@ -40,8 +39,8 @@ _REASONS = {
 }
 #: These can meet any request.
 _ALWAYS = (400, 408, 413, 429, 431, 500, 503)
-#: What meets no more of these than stand here; all else can meet both.
-_REFUSED: Mapping[str, tuple[int, ...]] = {"live": (), "ready": (), "openapi": (401,), "docs": (401,)}
+#: And these any that is not for everybody.
+_GUARDED = (401, 403)
 
 
 def document(version: str) -> Schema:
@@ -70,7 +69,7 @@ def document(version: str) -> Schema:
             "/api/topics": {"get": _list_topics()},
             "/api/keys": {"post": _create_key(), "get": _list_keys()},
             "/api/keys/{id}": {"delete": _revoke_key()},
-            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"))},
+            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"), security=[])},
             "/readyz": {"get": _ready()},
             "/openapi.json": {"get": _simple("openapi", "This document.", _content("It.", _JSON, {"type": "object"}))},
             "/docs": {"get": _simple("docs", "A page to read.", _content("It.", "text/html", {"type": "string"}))},
@@ -80,10 +79,10 @@ def document(version: str) -> Schema:
             "responses": dict(_problem(status) for status in _REASONS),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an access token."},
-                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
             },
         },
-        "security": [{"bearer": []}, {"apiKey": []}, {}],  # the last is --auth none
+        "security": [{}, {"bearer": []}, {"key": []}],
     }
 
 
@@ -207,21 +206,20 @@ def _revoke_key() -> Schema:
 def _ready() -> Schema:
     verbose = _query("verbose", {"enum": ["", "1", "true"]}, "Tell each check.")
     answer = _ok("It is ready. While it is not, the answer is 503.", "Status")
-    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose])
+    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose], security=[])
 
 
-def _simple(name: str, summary: str, answer: Schema) -> Schema:
-    return _operation(name, "service", summary, answer)
+def _simple(name: str, summary: str, answer: Schema, **rest: Any) -> Schema:
+    return _operation(name, "service", summary, answer, **rest)
 
 
 def _operation(
     name: str, tag: str, summary: str, answers: Schema, problems: tuple[int, ...] = (), **rest: Any
 ) -> Schema:
-    refused = _REFUSED.get(name, (401, 403))
-    for status in sorted((*_ALWAYS, *refused, *problems)):
+    if "security" not in rest:
+        problems = (*problems, *_GUARDED)
+    for status in sorted((*_ALWAYS, *problems)):
         answers = {**answers, str(status): {"$ref": f"#/components/responses/{_REASONS[status][0]}"}}
-    if not refused:
-        rest["security"] = []
     return {"operationId": name, "tags": [tag], "summary": summary, **rest, "responses": answers}
 
 
@@ -231,6 +229,10 @@ def _problem(status: int) -> tuple[str, Schema]:
     if status in (429, 503):
         seconds = {"type": "integer", "minimum": 0}
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
+    if status == 401:
+        answer["headers"] = {
+            "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}}
+        }
     return name, answer
 
 
