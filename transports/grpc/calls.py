@@ -146,6 +146,8 @@ class Calls:
                 self._enter(bounded=bounded)
                 session = None if public else await self._gate.admit(CallCredentials(context))
                 call = Call(context, session, self._closing)
+                if is_stream:  # gRPC would send the headers of a write that is cut off again, and fail to end the call
+                    await context.send_initial_metadata(())
                 if session is None or not is_stream:
                     return await serve(call)
                 async with session.lifetime():
