@@ -14,6 +14,7 @@ from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.e2e.process import TriviumProcess
 from tests.keys.clients import GrpcKeys, RestKeys, keys
+from transports.amqp.operations import Operations
 
 
 @pytest.fixture
@@ -113,3 +114,8 @@ async def test_no_key_reaches_a_log(
     assert "session" in log  # what is told at debug
     for key in shown:
         assert key[17:-8] not in log
+
+
+def test_rabbitmq_carries_no_key() -> None:
+    """AMQP RPC has every operation but those on keys: a message is stored, copied and read by whoever may consume."""
+    assert not [name for name in Operations().names if "Key" in name]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from asyncio import StreamReader, StreamWriter
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, assert_never
@@ -48,7 +49,10 @@ class ControlSocket:
 
     async def __aenter__(self) -> Self:
         """Raises `OSError`."""
-        self._server = await asyncio.start_unix_server(self._connected, sock=self._bind(), limit=REQUEST_BYTES)
+        with ExitStack() as stack:
+            name = stack.enter_context(address(self._folder))  # which Python 3.13 looks at again when it closes
+            self._server = await asyncio.start_unix_server(self._connected, sock=self._bind(name), limit=REQUEST_BYTES)
+            self._opened = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -57,20 +61,20 @@ class ControlSocket:
         """What was asked before is answered."""
         (self._folder / NAME).unlink(missing_ok=True)
         self._server.close()
+        self._opened.close()
         for idle in self._idle:
             idle.reschedule(0)
         if self._connections:
             await asyncio.wait(self._connections)
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, name: str) -> socket.socket:
         path = self._folder / NAME
         if path.is_socket():
             path.unlink()  # of a process that was killed: the folder is locked, so nobody listens there
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)  # from its first moment; what other threads make now is only less open than usual
         try:
-            with address(self._folder) as name:
-                listener.bind(name)
+            listener.bind(name)
         except OSError as error:
             listener.close()
             raise OSError(error.errno, f"can't make {path}: {error.strerror or error}") from error
