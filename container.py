@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core import VERSION
+from core.administration import KeyAdministration
 from core.gate import OpenGate, PolicyGate
 from core.health import Health
 from core.keys import KeyRing
@@ -72,12 +73,20 @@ class Container(containers.DeclarativeContainer):
     service = providers.Singleton(LocalService.of, log, settings)
 
     policy = providers.Singleton(_policy, settings.provided.policy)
-    keys = providers.Singleton(KeyRing, providers.Singleton(SqliteKeys, settings.provided.data_dir))
+    keys = providers.Singleton(
+        KeyRing, providers.Singleton(SqliteKeys, settings.provided.data_dir), principals=policy.provided.principals
+    )
     tokens: providers.Provider[Any] = providers.Object(None)
     gate = providers.Selector(
         settings.provided.auth,
         none=providers.Singleton(OpenGate, service, settings),
         required=providers.Singleton(PolicyGate, service, policy, keys, tokens, settings),
+    )
+
+    control = providers.Singleton(
+        _imported_later("transports.control.server", "ControlSocket"),
+        providers.Singleton(KeyAdministration, keys),
+        settings.provided.data_dir,
     )
 
     broker = providers.Singleton(_imported_later("transports.amqp.connection", "Broker"), settings, health)

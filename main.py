@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,11 @@ import structlog
 
 from container import Container
 from core import VERSION
+from core.gate import PolicyGate
 from core.logs import configure_logging
 from core.policy import InvalidPolicy, read_policy
 from core.ports import MessageService, Transport
-from core.settings import InvalidSettings, Settings, load, options, problems_of, readable_secrets
+from core.settings import MEMORY, InvalidSettings, Settings, load, options, problems_of, readable_secrets
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
@@ -66,12 +68,12 @@ async def running(container: Container) -> AsyncIterator[Running]:
     health = container.health()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(container.log())
-        keys = container.keys()
-        await keys.open()
-        stack.push_async_callback(keys.flush)
+        keys = await stack.enter_async_context(container.keys())
         service = container.service()
         up = Running(service)
-        up.parts.append(store)
+        up.parts += (store, keys)
+        if settings.data_dir != MEMORY:
+            await stack.enter_async_context(container.control())
         try:
             for provider in _parts(container, settings):
                 part = provider()
@@ -86,6 +88,27 @@ async def running(container: Container) -> AsyncIterator[Running]:
         finally:
             health.drain()
             service.drain()
+
+
+def _reloads(container: Container) -> list[Callable[[], None]]:
+    """What reads its files again on SIGHUP; each tells the log how that went."""
+    found: list[Callable[[], None]] = []
+    if (certificates := container.certificates()) is not None:
+        found.append(certificates.reload)
+    settings = container.settings()
+    if settings.auth == "required":
+        found.append(partial(_reload_policy, Path(settings.policy), container.gate()))
+    return found
+
+
+def _reload_policy(path: Path, gate: PolicyGate) -> None:
+    try:
+        policy = read_policy(path)
+    except InvalidPolicy as error:
+        log.error("the new policy can't be used, the old one stays", reason=str(error))
+        return
+    gate.reload(policy)
+    log.info("policy is reloaded", principals=len(policy.principals))
 
 
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
@@ -105,8 +128,8 @@ async def serve(container: Container) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stop, number)
-    if (certificates := container.certificates()) is not None:
-        loop.add_signal_handler(signal.SIGHUP, certificates.reload)
+    if reloads := _reloads(container):
+        loop.add_signal_handler(signal.SIGHUP, lambda: [reload() for reload in reloads])
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
@@ -151,16 +174,24 @@ def _give_up(reason: str) -> NoReturn:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: one flag per setting, and what only makes sense there."""
+    """The command line of the service."""
     found = argparse.ArgumentParser(
         prog="trivium",
         description="One durable message service with three doors: REST, gRPC and AMQP.",
         allow_abbrev=False,
-        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config.",
+        parents=[_settings_flags()],
+        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config. "
+        "`trivium keys`, with the same flags, makes, lists and revokes API keys.",
     )
-    found.add_argument("--config", type=Path, metavar="FILE.toml", help="Read settings from a TOML file.")
     found.add_argument("--check-config", action="store_true", help="Check the configuration, and end.")
     found.add_argument("--version", action="version", version=f"trivium {VERSION}")
+    return found
+
+
+def _settings_flags() -> argparse.ArgumentParser:
+    """What the service and its commands have in common: one flag per setting."""
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--config", type=Path, metavar="FILE.toml", help="Read settings from a TOML file.")
     for option in options():
         text = f"{option.description} Default: {option.default}".replace("%", "%%")
         if option.is_switch:
@@ -174,9 +205,7 @@ def parser() -> argparse.ArgumentParser:
 def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Settings, bool]:
     """The settings, and whether only they are to be checked. Raises `InvalidSettings`."""
     given = vars(parser().parse_args(arguments))
-    toml = given.pop("config") or environment.get("TRIVIUM_CONFIG")
-    check_only = given.pop("check_config")
-    settings = load(given, environment, Path(toml) if toml else None)
+    settings = _settings(given, environment)
     problems = [
         f"{door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}"
         for door, libraries in LIBRARIES.items()
@@ -193,7 +222,12 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
             problems.append(str(error))
     if problems:
         raise InvalidSettings(problems)
-    return settings, check_only
+    return settings, given["check_config"]
+
+
+def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    toml = given["config"] or environment.get("TRIVIUM_CONFIG")
+    return load(given, environment, Path(toml) if toml else None)
 
 
 def _tls_problems(settings: Settings) -> list[str]:
@@ -218,10 +252,23 @@ def _is_installed(library: str) -> bool:
         return False
 
 
+def _keys(arguments: Sequence[str]) -> int:
+    command = import_module("keys")
+    given = command.parser(_settings_flags()).parse_args(arguments)
+    return command.run(given, _settings(vars(given), os.environ))  # type: ignore[no-any-return]
+
+
+#: What `trivium NAME ...` does instead of serving; each takes the arguments after its name, and answers the exit code.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"keys": _keys}
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """The whole program; the answer is the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        settings, check_only = configure(sys.argv[1:] if arguments is None else arguments, os.environ)
+        if arguments and (command := COMMANDS.get(arguments[0])):
+            return command(arguments[1:])
+        settings, check_only = configure(arguments, os.environ)
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK

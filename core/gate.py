@@ -11,8 +11,9 @@ from weakref import WeakSet, WeakValueDictionary
 
 import structlog
 
+from core.administration import GuardedKeys, KeyAdministration, KeyService
 from core.allowance import Allowance, Bucket, Rates
-from core.errors import Overloaded, Unauthenticated
+from core.errors import Overloaded, PermissionDenied, Unauthenticated
 from core.guard import GuardedService
 from core.keys import PREFIX, KeyRing
 from core.policy import Grants, Identity, Policy, Principal
@@ -58,15 +59,28 @@ class Session:
     """What one credential opened. It ends with the credential, and so does everything that runs within `lifetime`."""
 
     def __init__(
-        self, identity: Identity, principal: Principal, allowance: Allowance, now: Callable[[], float]
+        self,
+        identity: Identity,
+        principal: Principal,
+        allowance: Allowance,
+        now: Callable[[], float],
+        keys: KeyService | None = None,
     ) -> None:
         self.identity = identity
         self.principal = principal
         self.allowance = allowance
         self.service: MessageService
+        self._keys = None if keys is None else GuardedKeys(keys, self)
         self._now = now
         self._ended: str | None = None
         self._running: set[asyncio.Timeout] = set()
+
+    @property
+    def keys(self) -> KeyService:
+        """The API keys as its principal may administer them."""
+        if self._keys is None:
+            raise PermissionDenied("nobody administers keys with --auth none")
+        return self._keys
 
     @property
     def alive(self) -> bool:
@@ -170,6 +184,7 @@ class PolicyGate:
         self._service = service
         self._policy = policy
         self._keys = keys
+        self._administration = KeyAdministration(keys)
         self._tokens = tokens
         self._settings = settings
         self._now = now
@@ -185,7 +200,7 @@ class PolicyGate:
         session = self._sessions.get(proof)
         if session is None or not session.alive:
             session = await self._prove(token, proof, credentials)
-        elif session.identity.anchor.startswith("key:"):
+        if session.identity.anchor.startswith("key:"):
             self._keys.last_used[session.identity.anchor[4:]] = self._now()
         return session
 
@@ -213,6 +228,7 @@ class PolicyGate:
     def reload(self, policy: Policy) -> None:
         """Take another policy, for open streams too."""
         self._policy = policy
+        self._keys.principals = policy.principals.keys()
         for session in list(self._all):
             if session.identity.anchor.partition(":")[0] in ("user", "certificate"):
                 session.end("the policy was changed")  # it says who somebody is: ask again
@@ -253,7 +269,7 @@ class PolicyGate:
         allowance = self._allowances.get(holder)
         if allowance is None:
             allowance = self._allowances[holder] = Allowance(self._settings.rates)
-        session = Session(identity, self._policy.principal(identity), allowance, self._now)
+        session = Session(identity, self._policy.principal(identity), allowance, self._now, self._administration)
         session.service = GuardedService(self._service, session, default_topic=self._settings.default_topic)
         self._all.add(session)
         _remember(self._sessions, proof, session)

@@ -68,7 +68,7 @@ class LocalService:
 
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
-        limit = _check_limit(limit)
+        limit = check_limit(limit)
         if not 0 <= wait <= MAX_WAIT_SECONDS:
             raise InvalidArgument(f"must be from 0 to {MAX_WAIT_SECONDS:g} seconds", field="wait")
         head = await self._check_cursor(topic, after)
@@ -92,7 +92,7 @@ class LocalService:
                     await self._log.beyond(topic, cursor)
 
     async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
-        limit = _check_limit(limit)
+        limit = check_limit(limit)
         if after:
             check_topic(after, "after")
         found = await self._log.topics(after, limit + 1)
@@ -125,7 +125,8 @@ class LocalService:
             self.streams -= 1
 
 
-def _check_limit(limit: int | None) -> int:
+def check_limit(limit: int | None) -> int:
+    """The size of a page that was asked for; `InvalidArgument` if there is none of that size."""
     if limit is None:
         return DEFAULT_PAGE
     if not 1 <= limit <= MAX_PAGE:

@@ -29,6 +29,8 @@ _MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
 )
+#: What was cancelled may still be writing.
+_BUSY_MILLISECONDS = 5000
 _COLUMNS = "id, principal, digest, created, expires, revoked, last_used"
 _LOAD = f"SELECT {_COLUMNS} FROM keys"  # noqa: S608
 _SAVE = f"REPLACE INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)"  # noqa: S608
@@ -89,6 +91,7 @@ def _in_transaction(path: Path, work: Callable[[apsw.Connection], T]) -> T:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # before SQLite makes it readable to others
     connection = apsw.Connection(str(path))
     try:
+        connection.set_busy_timeout(_BUSY_MILLISECONDS)
         connection.pragma("synchronous", "full")
         migrate(connection, _MIGRATIONS)
         with connection:

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
+from core.keys import KeyRing
+from core.messages import new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Reply, connected, request
@@ -26,7 +28,11 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 STATUSES = [(name, int(status)) for name, (_, _, one) in OPERATIONS.items() for status in one["responses"]]
-BODIES = {"postData": (b'{"message": "x"}', "application/json"), "publish": (b"x", "text/plain")}
+BODIES = {
+    "postData": (b'{"message": "x"}', "application/json"),
+    "publish": (b"x", "text/plain"),
+    "createKey": (b'{"principal": "shop"}', "application/json"),
+}
 
 
 @pytest.fixture
@@ -80,15 +86,22 @@ async def test_has_a_page_that_needs_no_network(http: httpx2.AsyncClient) -> Non
 
 @pytest.mark.parametrize(("name", "status"), STATUSES, ids=lambda one: str(one))
 async def test_tells_every_status(
-    name: str, status: int, door: RestDoor, service: LocalService, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    status: int,
+    guarded: RestDoor,
+    service: LocalService,
+    keys: KeyRing,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each status of each operation can be had, and its answer is as the document says."""
+    door = guarded
     method, path, operation = OPERATIONS[name]
     if name != "getMessage" or status != 404:
-        await _exchange(door, "POST", "/api/topics/orders/messages", b"x", "text/plain", "Idempotency-Key: k")
-    path = path.format(topic="orders", offset=1)
+        await service.publish("orders", [new_message(b"x")])
+    key, _ = await keys.create("shop")
+    path = path.format(topic="orders", offset=1, id="none" if status == 404 else key.id)
     body, media = BODIES.get(name, (b"", ""))
-    headers = [f"Idempotency-Key: {name}"]
+    headers = [f"Idempotency-Key: {name}", f"X-API-Key: {(await keys.create('boss'))[1]}"]
     if status == 200 and method == "POST":
         await _exchange(door, method, path, body, media, *headers)
     elif status == 400:
@@ -98,6 +111,8 @@ async def test_tells_every_status(
     elif status == 408:
         headers.append("Content-Length: 10")
         body = b"late"
+    elif status == 409 and name == "createKey":
+        await keys.create("shop")
     elif status == 409:
         await _exchange(door, method, path, b'{"message": "y"}', media, *headers)
     elif status == 413:

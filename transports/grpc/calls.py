@@ -9,6 +9,7 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from msgspec import Struct
 
+from core.administration import KeyService
 from core.errors import (
     DeadlineExceeded,
     Internal,
@@ -50,6 +51,13 @@ class Call:
         if self._session is None:
             raise Unauthenticated("nobody is known to call")
         return self._session.service
+
+    @property
+    def keys(self) -> KeyService:
+        """The API keys as far as whoever calls may administer them."""
+        if self._session is None:
+            raise Unauthenticated("nobody is known to call")
+        return self._session.keys
 
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
@@ -138,6 +146,8 @@ class Calls:
                 self._enter(bounded=bounded)
                 session = None if public else await self._gate.admit(CallCredentials(context))
                 call = Call(context, session, self._closing)
+                if is_stream:  # gRPC would send the headers of a write that is cut off again, and fail to end the call
+                    await context.send_initial_metadata(())
                 if session is None or not is_stream:
                     return await serve(call)
                 async with session.lifetime():

@@ -99,7 +99,7 @@ def _decode_time(time: Timestamp) -> datetime:
     return _EPOCH + timedelta(0, time.seconds, time.nanos // 1000)
 
 
-def _encode_time(time: datetime) -> Timestamp:
+def encode_time(time: datetime) -> Timestamp:
     since = time - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
@@ -113,7 +113,7 @@ def encode_message(stored: StoredMessage) -> pb.Message:
         source=message.source,
         type=message.type,
         subject=message.subject,
-        time=_encode_time(stored.time),
+        time=encode_time(stored.time),
         content_type=message.content_type,
         data=message.data,
         key=message.key,

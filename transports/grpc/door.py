@@ -10,7 +10,7 @@ from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
 from transports.grpc import health as health_checks
-from transports.grpc import messages, reflection, tls
+from transports.grpc import keys, messages, reflection, tls
 from transports.grpc.calls import Calls
 from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
@@ -30,7 +30,7 @@ _FOREVER_SECONDS = 1e9
 
 
 class GrpcDoor:
-    """`trivium.v1.Messages`, `grpc.health.v1.Health` and reflection on one port."""
+    """`trivium.v1.Messages` and `Keys`, `grpc.health.v1.Health` and reflection on one port."""
 
     name = "grpc"
 
@@ -79,11 +79,13 @@ class GrpcDoor:
         limits = self._settings.limits
         publish_stream = PublishStream(self._closing, limits=limits)
         ours = messages.Messages(publish_stream, limits=limits)
-        names = [service.full_name for service in (messages.SERVICE, health_checks.SERVICE, reflection.SERVICE)]
-        checks = health_checks.HealthChecks(self._health, self._closing, ("", messages.SERVICE.full_name))
+        services = (messages.SERVICE, keys.SERVICE, health_checks.SERVICE, reflection.SERVICE)
+        names = [service.full_name for service in services]
+        checks = health_checks.HealthChecks(self._health, self._closing, ("", *names[:2]))
         described = reflection.Reflection(self._closing, names).rpcs
         serve = self._server.add_registered_method_handlers
         serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.rpcs, bounded=True))
+        serve(keys.SERVICE.full_name, self._calls.handlers(keys.SERVICE, keys.Keys().rpcs, bounded=True))
         serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.rpcs))
         for name in (reflection.SERVICE.full_name, reflection.V1):
             serve(name, self._calls.handlers(reflection.SERVICE, described))

@@ -14,6 +14,7 @@ from transports.documents import (
     published_document,
     topics_document,
 )
+from transports.rest.administration import key_answer, keys_answer, new_key_answer, wanted_key
 from transports.rest.answers import Answer, json_answer, problem
 from transports.rest.presence import while_present
 from transports.rest.publishing import messages_of, text_message_of
@@ -86,6 +87,20 @@ class Handlers:
             after=query.get("after", ""), limit=optional(integer, query.get("limit"), "limit")
         )
         return Answer(body=topics_document(page))
+
+    async def create_key(self, request: Request) -> Answer:
+        request.query()
+        keys = request.keys
+        return new_key_answer(await keys.create_key(*wanted_key(request)))
+
+    async def list_keys(self, request: Request) -> Answer:
+        query = request.query("after", "limit")
+        limit = optional(integer, query.get("limit"), "limit")
+        return keys_answer(await request.keys.list_keys(after=query.get("after", ""), limit=limit))
+
+    async def revoke_key(self, request: Request) -> Answer:
+        request.query()
+        return key_answer(await request.keys.revoke_key(request.path["id"]))
 
     async def live(self, request: Request) -> Answer:
         request.query()

@@ -6,7 +6,7 @@ from core.limits import MAX_OFFSET
 from core.service import MAX_PAGE, MAX_WAIT_SECONDS
 from transports.cloudevents import BATCH, STRUCTURED
 from transports.documents import PROBLEM
-from transports.rest.schemas import DATA, EVENT, PUBLISHED, STORED, Schema, ref, schemas
+from transports.rest.schemas import DATA, EVENT, KEY, NEW_KEY, PUBLISHED, STORED, Schema, ref, schemas
 from transports.rest.streams import EVENT_STREAM
 
 _JSON = "application/json"
@@ -28,7 +28,7 @@ _REASONS = {
     403: ("PermissionDenied", "The policy has no grant for this."),
     404: ("NotFound", "Nothing is there."),
     408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
-    409: ("Conflict", "The identity was published before with other content."),
+    409: ("Conflict", "The identity was published before with other content, or the principal has two live keys."),
     413: ("TooLarge", "A limit of size is passed; `field` names what is too large."),
     415: ("UnsupportedMediaType", "A content type or encoding that is not taken."),
     429: ("Overloaded", "A bound is reached; repeat after `Retry-After` seconds."),
@@ -58,6 +58,7 @@ def document(version: str) -> Schema:
         "tags": [
             {"name": "data", "description": "The shortest way in and out."},
             {"name": "messages", "description": "Publishing and reading."},
+            {"name": "keys", "description": "API keys, for administrators."},
             {"name": "service", "description": "What runs here, and how it is."},
         ],
         "paths": {
@@ -66,6 +67,8 @@ def document(version: str) -> Schema:
             f"{messages}/{{offset}}": {"get": _get_message()},
             "/api/topics/{topic}/stream": {"get": _follow()},
             "/api/topics": {"get": _list_topics()},
+            "/api/keys": {"post": _create_key(), "get": _list_keys()},
+            "/api/keys/{id}": {"delete": _revoke_key()},
             "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"), security=[])},
             "/readyz": {"get": _ready()},
             "/openapi.json": {"get": _simple("openapi", "This document.", _content("It.", _JSON, {"type": "object"}))},
@@ -170,6 +173,34 @@ def _list_topics() -> Schema:
     ]
     answer = _ok("Topics by name.", "Topics", {"topics": [{"topic": "orders", "head": 42}], "next": None})
     return _operation("listTopics", "messages", "List the topics", answer, parameters=parameters)
+
+
+def _create_key() -> Schema:
+    created = {"description": "Made.", "content": {_JSON: {"schema": ref("NewKey"), "example": NEW_KEY}}}
+    example = {"principal": "shop", "days": 90}
+    return _operation(
+        "createKey",
+        "keys",
+        "Make a key",
+        {"201": created},
+        (409, 415),
+        requestBody={"required": True, "content": {_JSON: {"schema": ref("KeyRequest"), "example": example}}},
+    )
+
+
+def _list_keys() -> Schema:
+    parameters = [
+        _query("after", {"type": "string", "pattern": "^([0-9A-Za-z]{12})?$"}, "Continue after the key with this id."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "At most so many."),
+    ]
+    answer = _ok("Keys, the oldest first, ended ones included.", "Keys", {"keys": [KEY], "next": None})
+    return _operation("listKeys", "keys", "List the keys", answer, parameters=parameters)
+
+
+def _revoke_key() -> Schema:
+    answer = _ok("It has ended, with all that it opened.", "Key", {**KEY, "revoked": "2026-01-31T12:00:00Z"})
+    parameters = [_path("id", {"type": "string", "pattern": "^[0-9A-Za-z]{12}$"}, "NoViSVheiSNX")]
+    return _operation("revokeKey", "keys", "End a key", answer, (404,), parameters=parameters)
 
 
 def _ready() -> Schema:

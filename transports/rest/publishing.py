@@ -7,10 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from core.errors import InvalidArgument, UnsupportedMediaType
-from core.limits import Limits, check_json, is_json, media_type
+from core.limits import Limits, media_type
 from core.messages import TRACE_ATTRIBUTES, Message, new_message
 from transports.cloudevents import BATCH, STRUCTURED, decode_batch, decode_event, message_of, require
-from transports.rest.requests import Request, percent_decode, unquote, utf8
+from transports.rest.requests import Request, content_type, json_body, percent_decode, unquote, utf8
 
 _PREFIX = b"ce-"
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?utf-?8"?\s*(;|\Z)', re.IGNORECASE)
@@ -35,59 +35,45 @@ def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[list
     `key` is their ordering key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
     values themselves are judged when they are published.
     """
-    content_type = _content_type(request)
+    kind = content_type(request)
     attributes = _ce_headers(request)
-    form = None if "specversion" in attributes else _event_form(content_type)
+    form = None if "specversion" in attributes else _event_form(kind)
     if form == BATCH:
         messages = decode_batch(request.body)
     elif form == STRUCTURED:
         messages = [decode_event(request.body)]
     else:
-        messages = [_one(request, attributes, content_type)]
+        messages = [_one(request, attributes, kind)]
     return _with_context(messages, request, key, limits), form == BATCH
 
 
 def text_message_of(request: Request, limits: Limits) -> Message:
     """The message of `POST /api/data`: `{"message": <string>}`."""
-    content_type = _content_type(request)
-    if content_type is not None and not is_json(content_type):
-        raise UnsupportedMediaType("must be application/json", field="content-type")
-    check_json(request.body, "body")
-    try:
-        text = _data.decode(request.body).message.encode()
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f'must be {{"message": <string>}}: {error}', field="body") from error
+    text = json_body(request, _data, '{"message": <string>}').message.encode()
     message = new_message(text, id=_idempotency_key(request), content_type=_TEXT)
     return _with_context([message], request, None, limits)[0]
 
 
-def _one(request: Request, attributes: dict[str, str], content_type: str | None) -> Message:
+def _one(request: Request, attributes: dict[str, str], kind: str | None) -> Message:
     """A message from its attributes in headers: in binary mode a whole event, else what overrides the fill-ins."""
     key = _idempotency_key(request)
     if key is not None:
         attributes.setdefault("id", key)
     if "specversion" in attributes:
         require(attributes, ("id", "source", "type"))
-    return message_of(attributes, request.body, content_type)
+    return message_of(attributes, request.body, kind)
 
 
-def _event_form(content_type: str | None) -> str | None:
+def _event_form(kind: str | None) -> str | None:
     """`STRUCTURED` or `BATCH`, None for a plain body; `UnsupportedMediaType` for other formats of CloudEvents."""
-    media = "" if content_type is None else media_type(content_type)
-    if content_type is None or not media.startswith("application/cloudevents"):
+    media = "" if kind is None else media_type(kind)
+    if kind is None or not media.startswith("application/cloudevents"):
         return None
     if media not in (STRUCTURED, BATCH):
         raise UnsupportedMediaType(f"CloudEvents are taken as {STRUCTURED} or {BATCH}", field="content-type")
-    if "charset" in content_type.lower() and not _CHARSET.search(content_type):
+    if "charset" in kind.lower() and not _CHARSET.search(kind):
         raise UnsupportedMediaType("JSON is taken in UTF-8 only", field="content-type")
     return media
-
-
-def _content_type(request: Request) -> str | None:
-    encoding = request.header("content-encoding")
-    if encoding is not None and encoding.lower() != "identity":
-        raise UnsupportedMediaType("a body is taken as it is, not encoded", field="content-encoding")
-    return request.header("content-type") or None
 
 
 def _idempotency_key(request: Request) -> str | None:
