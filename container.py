@@ -41,6 +41,11 @@ def _policy(path: str) -> Policy:
     return read_policy(Path(path)) if path else Policy()
 
 
+def _tokens(settings: Settings, health: Health) -> Any:
+    """Whoever takes no access tokens needs no library for them."""
+    return import_module("core.tokens").AccessTokens.of(settings, health) if settings.token_issuer else None
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -59,7 +64,7 @@ class Container(containers.DeclarativeContainer):
 
     policy = providers.Singleton(_policy, settings.provided.policy)
     keys = providers.Singleton(KeyRing, providers.Singleton(SqliteKeys, settings.provided.data_dir))
-    tokens: providers.Provider[Any] = providers.Object(None)
+    tokens = providers.Singleton(_tokens, settings, health)
     gate = providers.Selector(
         settings.provided.auth,
         none=providers.Singleton(OpenGate, service, settings),

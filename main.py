@@ -70,6 +70,8 @@ async def running(container: Container) -> AsyncIterator[Running]:
         service = container.service()
         up = Running(service)
         up.parts.append(store)
+        if (tokens := container.tokens()) is not None:
+            up.parts.append(await stack.enter_async_context(tokens))
         try:
             for provider in _parts(container, settings):
                 part = provider()
@@ -178,6 +180,8 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         for library in libraries
         if not _is_installed(library)
     ]
+    if settings.token_issuer and not _is_installed("joserfc"):
+        problems.append("token_issuer: joserfc is not installed; install 'trivium[oauth]'")
     problems += problems_of(settings)
     if settings.policy:
         try:
