@@ -65,41 +65,40 @@ class Issuer:
             self._work = partial(_download, place)
         else:
             self._work = partial(_read, Path(place))
-        self._thread: threading.Thread | None = None
+        self._busy = False
 
     async def read(self) -> bytes:
-        if self._thread is not None and self._thread.is_alive():
+        if self._busy:
             raise IssuerAway("the last request is not over yet")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
-        self._thread = threading.Thread(target=_run, args=(self._work, answer, loop), name="issuer", daemon=True)
-        self._thread.start()
+        self._busy = True
+        threading.Thread(target=self._run, args=(answer, loop), name="issuer", daemon=True).start()
         try:
             async with asyncio.timeout(_ALL_SECONDS):
                 return await answer
         except TimeoutError as error:
             raise IssuerAway(f"no answer within {_ALL_SECONDS:g} s") from error
 
+    def _run(self, answer: asyncio.Future[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        found: bytes | IssuerAway
+        try:
+            found = self._work()
+        except IssuerAway as error:
+            found = error
+        except (OSError, HTTPException, ValueError) as error:
+            found = IssuerAway(f"{type(error).__name__}: {error}"[:300])
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(self._tell, answer, found)
 
-def _run(work: Callable[[], bytes], answer: "asyncio.Future[bytes]", loop: asyncio.AbstractEventLoop) -> None:
-    found: bytes | IssuerAway
-    try:
-        found = work()
-    except IssuerAway as error:
-        found = error
-    except (OSError, HTTPException, ValueError) as error:
-        found = IssuerAway(f"{type(error).__name__}: {error}"[:300])
-    with suppress(RuntimeError):  # the loop may be closed by now
-        loop.call_soon_threadsafe(_tell, answer, found)
-
-
-def _tell(answer: "asyncio.Future[bytes]", found: bytes | IssuerAway) -> None:
-    if answer.done():
-        return  # nobody waits any more
-    if isinstance(found, IssuerAway):
-        answer.set_exception(found)
-    else:
-        answer.set_result(found)
+    def _tell(self, answer: asyncio.Future[bytes], found: bytes | IssuerAway) -> None:
+        self._busy = False
+        if answer.done():
+            return  # nobody waits any more
+        if isinstance(found, IssuerAway):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
 
 
 class _Metadata(Struct):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -118,9 +119,9 @@ def _read_key(entry: msgspec.Raw, algorithms: tuple[str, ...]) -> tuple[str, Ver
         raise Unusable("is for none of the algorithms that count")
     public = {name: getattr(jwk, name) for name in ("kty", "n", "e", "crv", "x", "y")}
     try:
+        if jwk.n is not None and (bits := _bits(jwk.n)) not in _RSA_BITS:
+            raise Unusable(f"has {bits} bits")
         key: Any = import_key({name: value for name, value in public.items() if value is not None})
-        if isinstance(key, RSAKey) and key.public_key.key_size not in _RSA_BITS:
-            raise Unusable(f"has {key.public_key.key_size} bits")
         usable = {name: model for name in wanted if (model := _model(name, key)) is not None}
     except Unusable:
         raise
@@ -129,6 +130,10 @@ def _read_key(entry: msgspec.Raw, algorithms: tuple[str, ...]) -> tuple[str, Ver
     if not usable:
         raise Unusable("is on a curve of none of the algorithms that count")
     return jwk.kid, VerifyingKey(key, usable)
+
+
+def _bits(modulus: str) -> int:
+    return int.from_bytes(urlsafe_b64decode(f"{modulus}==="), "big").bit_length()
 
 
 def _model(name: str, key: Any) -> JWSAlgModel | None:
@@ -186,6 +191,7 @@ class IssuerKeys:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._away = True  # so that nobody waits for another look
         self._task.cancel()
         await asyncio.wait((self._task,))
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -71,6 +72,7 @@ class TestIssuer:
         self.asked: list[str] = []
         self.held = threading.Event()  # answers wait for it
         self.held.set()
+        self.on_keys_sent: Callable[[], None] = lambda: None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,6 +85,8 @@ class TestIssuer:
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
+                if self.path == KEY_SET:
+                    outer.on_keys_sent()
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
