@@ -2,10 +2,8 @@
 
 import asyncio
 import ssl
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -52,8 +50,8 @@ class KeySource(Protocol):
 class Issuer:
     """A `KeySource`: the issuer's discovery document, or a URL or a file that the settings name.
 
-    What blocks runs in a thread of its own, one at a time, which is no reason for the process to live on: a name
-    server that does not answer holds up neither the loop nor the end.
+    What blocks runs in one thread at a time. It is no daemon: one that is inside OpenSSL while the process ends takes
+    it down with a segmentation fault. So the end waits for it, at most as long as an issuer may be silent.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,40 +63,25 @@ class Issuer:
             self._work = partial(_download, place)
         else:
             self._work = partial(_read, Path(place))
-        self._busy = False
+        self.busy = False
 
     async def read(self) -> bytes:
-        if self._busy:
+        if self.busy:  # who waited for it has left
             raise IssuerAway("the last request is not over yet")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-        self._busy = True
-        threading.Thread(target=self._run, args=(answer, loop), name="issuer", daemon=True).start()
+        self.busy = True
         try:
             async with asyncio.timeout(_ALL_SECONDS):
-                return await answer
+                return await asyncio.to_thread(self._run)
         except TimeoutError as error:
             raise IssuerAway(f"no answer within {_ALL_SECONDS:g} s") from error
 
-    def _run(self, answer: asyncio.Future[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        found: bytes | IssuerAway
+    def _run(self) -> bytes:
         try:
-            found = self._work()
-        except IssuerAway as error:
-            found = error
+            return self._work()
         except (OSError, HTTPException, ValueError) as error:
-            found = IssuerAway(f"{type(error).__name__}: {error}"[:300])
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(self._tell, answer, found)
-
-    def _tell(self, answer: asyncio.Future[bytes], found: bytes | IssuerAway) -> None:
-        self._busy = False
-        if answer.done():
-            return  # nobody waits any more
-        if isinstance(found, IssuerAway):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
+            raise IssuerAway(f"{type(error).__name__}: {error}"[:300]) from error
+        finally:
+            self.busy = False
 
 
 class _Metadata(Struct):

@@ -276,7 +276,7 @@ async def test_one_request_at_a_time(issuer: TestIssuer) -> None:
     with pytest.raises(IssuerAway, match="not over"):
         await source.read()
     issuer.held.set()
-    await until(lambda: not source._busy)
+    await until(lambda: not source.busy)
     await source.read()
 
 
@@ -428,6 +428,7 @@ async def test_leaving_does_not_wait_for_the_issuer(issuer: TestIssuer, health: 
         await until(lambda: issuer.asked == [OPENID])
     with pytest.raises(Unavailable):
         await asking
+    issuer.held.set()
 
 
 async def test_unknown_is_unauthenticated_and_unknowable_is_unavailable(issuer: TestIssuer, health: Health) -> None:

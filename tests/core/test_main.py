@@ -162,7 +162,7 @@ async def test_access_tokens_without_their_library(tmp_path: Path) -> None:
 
 
 async def test_an_issuer_that_is_away_holds_up_no_start(tmp_path: Path) -> None:
-    """It is told, and the end does not wait for it either."""
+    """Nor the end, once the connection is gone."""
     (tmp_path / "policy.toml").touch()
     code = PARTS.format(life=FOREVER, leaving="pass")
     flags = ["--auth", "required", "--policy", str(tmp_path / "policy.toml"), "--token-audience", "trivium"]
@@ -171,7 +171,7 @@ async def test_an_issuer_that_is_away_holds_up_no_start(tmp_path: Path) -> None:
         process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "data"), *flags, code=code)
         assert await until_up(process) == ["door is open", "trivium is up"]
         process.terminate()
-        _, err = await process.communicate()
+    _, err = await process.communicate()
     assert process.returncode == 0, err
     assert [json.loads(line)["event"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
 

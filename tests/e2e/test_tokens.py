@@ -128,7 +128,7 @@ class Rotation:
     def next(self) -> None:
         self.generation += 1
         self.alg, self._key = SIGNERS[self.generation % len(SIGNERS)]
-        self.kid = f"k{self.generation}"
+        self.kid = f"r{self.generation}"
         kept = [key for key in self._issuer.keys if self.under_way[key["kid"]]]
         self._issuer.keys = [*kept, public(self._key, self.kid)]
         self.shared = self.token()
