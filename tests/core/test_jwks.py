@@ -93,6 +93,7 @@ USELESS: dict[str, tuple[Callable[[], Any], str]] = {
     "with a number as kid": (lambda: {**public(rsa(), "x"), "kid": 1}, "no JSON Web Key"),
     "with the kid of another": (lambda: public(rsa(1), "good"), "kid of a key before"),
     "without a modulus": (lambda: {"kty": "RSA", "kid": "x", "e": "AQAB"}, "can't be read"),
+    "a modulus in no base64": (lambda: {**public(rsa(), "x"), "n": "\u00e9"}, "no base64"),
     "in no base64": (lambda: {**public(rsa(), "x"), "e": "=/+"}, "can't be read"),
     "a list": (list, "no JSON Web Key"),
     "nothing": (lambda: None, "no JSON Web Key"),
