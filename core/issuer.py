@@ -68,7 +68,6 @@ class Issuer:
     async def read(self) -> bytes:
         if self.busy:  # who waited for it has left
             raise IssuerAway("the last request is not over yet")
-        self.busy = True
         try:
             async with asyncio.timeout(_ALL_SECONDS):
                 return await asyncio.to_thread(self._run)
@@ -76,6 +75,7 @@ class Issuer:
             raise IssuerAway(f"no answer within {_ALL_SECONDS:g} s") from error
 
     def _run(self) -> bytes:
+        self.busy = True  # not before: one that is cancelled while it waits for a thread never gets here
         try:
             return self._work()
         except (OSError, HTTPException, ValueError) as error:
