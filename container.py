@@ -56,6 +56,11 @@ def _context(certificates: Any) -> ssl.SSLContext | None:
     return certificates.context if certificates is not None else None
 
 
+def _tokens(settings: Settings, health: Health) -> Any:
+    """Whoever takes no access tokens needs no library for them."""
+    return import_module("core.tokens").AccessTokens.of(settings, health) if settings.token_issuer else None
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -76,7 +81,7 @@ class Container(containers.DeclarativeContainer):
     keys = providers.Singleton(
         KeyRing, providers.Singleton(SqliteKeys, settings.provided.data_dir), principals=policy.provided.principals
     )
-    tokens: providers.Provider[Any] = providers.Object(None)
+    tokens = providers.Singleton(_tokens, settings, health)
     gate = providers.Selector(
         settings.provided.auth,
         none=providers.Singleton(OpenGate, service, settings),

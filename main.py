@@ -72,6 +72,8 @@ async def running(container: Container) -> AsyncIterator[Running]:
         service = container.service()
         up = Running(service)
         up.parts += (store, keys)
+        if (tokens := container.tokens()) is not None:
+            up.parts.append(await stack.enter_async_context(tokens))
         if settings.data_dir != MEMORY:
             await stack.enter_async_context(container.control())
         try:
@@ -214,6 +216,8 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         if not _is_installed(library)
     ]
     problems += _tls_problems(settings)
+    if settings.token_issuer and not _is_installed("joserfc"):
+        problems.append("token_issuer: joserfc is not installed; install 'trivium[oauth]'")
     problems += problems_of(settings)
     if settings.policy:
         try:

@@ -51,6 +51,9 @@ class Credentials(Protocol):
 class TokenVerifier(Protocol):
     """Knows the issuer of access tokens."""
 
+    def on_withdrawn(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the anchor of each signing key that does not count any more, at once."""
+
     async def verify(self, token: str) -> Identity:
         """Whose token it is. `Unauthenticated` says what is wrong with it, `Unavailable` that it can't be told now."""
 
@@ -193,6 +196,8 @@ class PolicyGate:
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
         self._failed: dict[str, Bucket] = {}
         keys.on_revoked(lambda anchor: self.end(anchor, "the API key was revoked"))
+        if tokens is not None:
+            tokens.on_withdrawn(lambda anchor: self.end(anchor, "the key that signed the access token was withdrawn"))
 
     async def admit(self, credentials: Credentials) -> Session:
         token = credentials.token

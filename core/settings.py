@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -31,6 +32,13 @@ _ORIGIN = r"^https?://[A-Za-z0-9._~\[\]:-]+\Z"
 MEMORY = ":memory:"
 #: Other names for a variable, where a convention exists.
 ALIASES = {"amqp_url": "AMQP_URL"}
+#: Signatures of access tokens that can be made with a private key alone, and the kind of key (RFC 7518, 8037, 9864).
+#: A list of what is allowed: `none` and HMAC, whose key a verifier could sign with, are not among them (RFC 8725, 3.2).
+TOKEN_ALGORITHMS = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
+    **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
+    **dict.fromkeys(("EdDSA", "Ed25519"), "OKP"),
+}
 _TRUE_FALSE = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -65,6 +73,28 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     principal_streams: Annotated[
         Annotated[int, Meta(ge=0)], _help("Open streams and waiting reads of one principal.")
     ] = 0
+
+    token_issuer: Annotated[str, _help("Issuer of access tokens, as their `iss` says it; none are taken without.")] = ""
+    token_audience: Annotated[str, _help("What the `aud` of an access token must hold: our name at the issuer.")] = ""
+    token_jwks: Annotated[
+        str, _help("File or https URL of the issuer's keys; by default its discovery document says where they are.")
+    ] = ""
+    token_algorithms: Annotated[
+        str, _help("Signatures that count, with commas; SHA-256 and its like, which every issuer can make.")
+    ] = "RS256,PS256,ES256,EdDSA,Ed25519"  # noqa: S105 - no password
+    token_type: Annotated[
+        Literal["at+jwt", "jwt"],
+        _help("What `typ` says: at+jwt keeps ID tokens out (RFC 9068); jwt is for issuers that can't say it."),
+    ] = "at+jwt"  # noqa: S105
+    token_leeway_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=60)], _help("How far the issuer's clock may be off; clocks are kept by NTP.")
+    ] = 30.0
+    token_refresh_seconds: Annotated[
+        Seconds, _help("Pause between looks at the issuer's keys; what a withdrawn one signed ends within it.")
+    ] = 300.0
+    token_stale_seconds: Annotated[
+        Seconds, _help("How long keys count while the issuer is away; about as long as its tokens live.")
+    ] = 3600.0
 
     default_topic: Annotated[str, Meta(pattern=f"^{TOPIC.pattern}"), _help("Topic of `get data`.")] = "data"
     greeting: Annotated[str, _help("Answer of `get data` on an empty topic.")] = "Hello from Trivium"
@@ -154,6 +184,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 5.0
 
     @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Those of `token_algorithms`."""
+        return tuple(name.strip() for name in self.token_algorithms.split(","))
+
+    @property
     def rates(self) -> Rates:
         return Rates(
             requests=self.principal_requests,
@@ -187,7 +222,43 @@ def problems_of(settings: Settings) -> list[str]:
                 )
     elif not settings.policy:
         problems.append("--auth required needs --policy, the file that says who may do what")
+    return problems + _token_problems(settings)
+
+
+def _token_problems(settings: Settings) -> list[str]:
+    problems = [
+        f"--token-algorithms: {name[:20]!r} is none of {', '.join(TOKEN_ALGORITHMS)}"
+        for name in settings.algorithms
+        if name not in TOKEN_ALGORITHMS
+    ]
+    if not settings.token_issuer:
+        if settings.token_audience or settings.token_jwks:
+            problems.append("--token-audience and --token-jwks need --token-issuer, who issues the tokens")
+        return problems
+    if settings.auth == "none":
+        problems.append("--token-issuer needs --auth required: with none, nobody is asked for a token")
+    if not settings.token_audience:
+        problems.append("--token-issuer needs --token-audience: tokens for others would count here too")
+    source = settings.token_jwks or settings.token_issuer
+    if not settings.token_jwks or "://" in source:
+        if not is_trustworthy(source):
+            flag = "--token-jwks" if settings.token_jwks else "--token-issuer, where --token-jwks is not given,"
+            problems.append(f"{flag} must be an https URL without query and fragment; http is for loopback")
+    elif not Path(source).is_file():
+        problems.append(f"--token-jwks: there is no file {source}")
     return problems
+
+
+def is_trustworthy(url: str) -> bool:
+    """Whether nobody in between can change what comes from there."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    if not host or parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,6 +1,7 @@
 """Sessions: who is let in, what they may do, and when it ends."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -39,6 +40,10 @@ class Issuer:
     def __init__(self) -> None:
         self.expires = 2e9
         self.asked = 0
+        self.listeners: list[Callable[[str], None]] = []
+
+    def on_withdrawn(self, listener: Callable[[str], None]) -> None:
+        self.listeners.append(listener)
 
     async def verify(self, token: str) -> Identity:
         self.asked += 1
@@ -136,6 +141,18 @@ async def test_a_token_is_verified_once_and_ends_with_its_time(gate: PolicyGate,
         await session.service.get_message("orders.new", 1)
     await gate.admit(Shown("good"))
     assert issuer.asked == 2
+
+
+async def test_a_withdrawn_signing_key_ends_what_rests_on_it(gate: PolicyGate, issuer: Issuer) -> None:
+    """And nothing else."""
+    session = await gate.admit(Shown("good"))
+    for tell in issuer.listeners:
+        tell("kid:2")
+    session.check()
+    for tell in issuer.listeners:
+        tell("kid:1")
+    with pytest.raises(Unauthenticated, match="withdrawn"):
+        session.check()
 
 
 async def test_a_revoked_key_ends_everything_that_it_opened(gate: PolicyGate, keys: KeyRing) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from asyncio.subprocess import Process
 from importlib.util import find_spec
@@ -146,6 +147,33 @@ async def test_a_missing_library_names_the_extra(door: str, library: str) -> Non
     assert all(line.startswith(f"trivium: {door}: ") for line in ended.err.splitlines())
     ended = await trivium(library, "--check-config", f"--no-{door}", code=WITHOUT)
     assert ended.code == 0
+
+
+async def test_access_tokens_without_their_library(tmp_path: Path) -> None:
+    """The extra is named; who takes no tokens does without it."""
+    (tmp_path / "policy.toml").touch()
+    required = ("--auth", "required", "--policy", str(tmp_path / "policy.toml"))
+    tokens = ("--token-issuer", "https://issuer.example", "--token-audience", "trivium")
+    assert (await trivium("joserfc", "--check-config", *required, code=WITHOUT)).code == 0
+    ended = await trivium("joserfc", "--check-config", *required, *tokens, code=WITHOUT)
+    assert ended.code == 2
+    assert ended.err == "trivium: token_issuer: joserfc is not installed; install 'trivium[oauth]'\n"
+    assert (await trivium("--check-config", *required, *tokens)).code == 0
+
+
+async def test_an_issuer_that_is_away_holds_up_no_start(tmp_path: Path) -> None:
+    """Nor the end, once the connection is gone."""
+    (tmp_path / "policy.toml").touch()
+    code = PARTS.format(life=FOREVER, leaving="pass")
+    flags = ["--auth", "required", "--policy", str(tmp_path / "policy.toml"), "--token-audience", "trivium"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        flags += ["--token-issuer", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "data"), *flags, code=code)
+        assert await until_up(process) == ["door is open", "trivium is up"]
+        process.terminate()
+    _, err = await process.communicate()
+    assert process.returncode == 0, err
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
 
 
 class Door:
