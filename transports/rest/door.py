@@ -1,5 +1,6 @@
 """The REST door as a part of the process."""
 
+import ssl
 from types import TracebackType
 from typing import Self
 
@@ -26,13 +27,22 @@ class RestDoor:
 
     name = "rest"
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings, version: str) -> None:
+    def __init__(
+        self,
+        service: MessageService,
+        health: Health,
+        settings: Settings,
+        version: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._settings = settings
         self._port = settings.rest_port
         sender = Sender(settings.rest_inflight_bytes)
         table = operations(Handlers(service, health, settings), Description(version))
         self.intake = Intake(router(table, sender), sender, settings)
-        self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS)
+        self._scheme = "http" if tls is None else "https"
+        self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS, tls=tls)
 
     async def __aenter__(self) -> Self:
         """Listen; `OSError` names the address that can't be had."""
@@ -48,7 +58,7 @@ class RestDoor:
     @property
     def address(self) -> str:
         host = self._settings.rest_host
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return f"{self._scheme}://[{host}]:{self._port}" if ":" in host else f"{self._scheme}://{host}:{self._port}"
 
     async def wait(self) -> None:
         await self._server.wait()

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from core.messages import Page, StoredMessage, weight
 from core.settings import Settings
 from transports.cloudevents import encode_event
-from transports.rest.answers import Answer, within_deadline
+from transports.rest.answers import Answer
 from transports.rest.presence import ClientGone, while_present
 
 EVENT_STREAM = "text/event-stream"
@@ -95,7 +95,7 @@ class EventStream:
                 finally:
                     comments.cancel()
                     await asyncio.wait((comments,))
-                await within_deadline(send, {"type": "http.response.body"}, scope)
+                await send({"type": "http.response.body"})
         except ClientGone:
             return
         finally:
@@ -118,7 +118,7 @@ class EventStream:
     async def _write(self, block: bytes, scope: Scope, send: Send) -> None:
         self._writing = True
         try:
-            await within_deadline(send, {"type": "http.response.body", "body": block, "more_body": True}, scope)
+            await send({"type": "http.response.body", "body": block, "more_body": True})
         finally:
             self._writing = False
 
