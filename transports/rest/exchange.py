@@ -62,13 +62,13 @@ class Exchange:
         self._chunked = False
         self._silent = False
 
-    def arrived(self, data: bytes) -> None:
-        """A part of the body came in."""
-        if self.ended:  # the rest is thrown away
-            return
-        self._body.append(data)
-        self.held += len(data)
-        self.wake()
+    def arrived(self, data: bytes, *, complete: bool) -> None:
+        """A part of the body came in, or the last of it."""
+        self.complete = complete
+        if not self.ended:  # the rest is thrown away
+            self._body.append(data)
+            self.held += len(data)
+            self.wake()
 
     def wake(self) -> None:
         """Let `receive` look again."""
@@ -119,6 +119,7 @@ class Exchange:
         if not more:
             self.ended = True
             self._body.clear()
+            self.held = 0
             self.wake()
         if self._connection.is_stuck:
             await self._connection.drained()
