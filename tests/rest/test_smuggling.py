@@ -205,8 +205,8 @@ CASES = {
     "HTTP/1.0 that keeps alive": Case(GET.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n", (200,)),
 }
 
-#: What stock Hypercorn, on h11, answers instead. It takes sloppier heads and chunks, says 501 where 400 is said here, and
-#: lets what follows a request that closes the connection spoil that request.
+#: What stock Hypercorn, on h11, answers instead. It takes sloppier heads and chunks, says 501 where 400 is said here,
+#: and lets what follows a request that closes the connection spoil that request.
 HYPERCORN: dict[str, tuple[int, ...]] = {
     "the same length twice": (201, 404),
     "the same length in a list": (201, 404),

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -74,9 +75,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def connected(door: RestDoor) -> AsyncIterator[Wire]:
+async def connected(door: RestDoor, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
     address = urlsplit(door.address)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
     try:
         yield Wire(reader, writer)
     finally:

@@ -45,8 +45,8 @@ class Http2:
         self._context = WorkerContext(None)
         self._connections = open_connections
 
-    def speak(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Take a connection over; `data` is what came before."""
+    def speak(self, transport: asyncio.Transport, data: bytes = b"") -> None:
+        """Take a connection over; `data` is what it said already."""
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         transport.set_protocol(protocol)

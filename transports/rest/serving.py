@@ -14,7 +14,7 @@ from transports.rest.connections import Connections
 from transports.rest.http1 import Http1, Site
 from transports.rest.http2 import Http2, HttpConfig
 from transports.rest.responses import Dates
-from transports.rest.tls import Handshake
+from transports.rest.tls import Handshakes
 
 log = structlog.get_logger("trivium.rest")
 
@@ -39,16 +39,26 @@ class HttpServer:
         self._connections = Connections(min(max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4))
         self._http2 = Http2(app, _config(), self._connections)
         self._site = Site(app, self._connections, Dates(), self._http2.speak)
-        self._tls = tls
+        self._handshakes = (
+            None if tls is None else Handshakes(tls, self._connections, self._speak_http1, self._http2.speak)
+        )
         self._servers: list[asyncio.Server] = []
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
 
     async def listen(self, host: str, port: int) -> int:
         """Listen on all addresses of `host`, and answer with the port; `OSError` names what is not free."""
         loop = asyncio.get_running_loop()
-        for listener in await _bind(host, port):
-            self._servers.append(await loop.create_server(self._accept, sock=listener, backlog=_BACKLOG))
+        self._listeners = await _bind(host, port)
+        for listener in self._listeners:
+            if self._handshakes is None:
+                server = await loop.create_server(lambda: Http1(self._site), sock=listener, backlog=_BACKLOG)
+                self._servers.append(server)
+            else:
+                accepting = asyncio.create_task(self._handshakes.accept(listener), name="rest-accept")
+                self._accepting.append(accepting)
         self._sweeper = asyncio.create_task(self._connections.sweep(), name="rest-idle-connections")
-        bound: int = self._servers[0].sockets[0].getsockname()[1]
+        bound: int = self._listeners[0].getsockname()[1]
         return bound
 
     async def wait(self) -> None:
@@ -61,6 +71,12 @@ class HttpServer:
         """Accept nothing more, let requests finish for so long, and drop what is left."""
         for server in self._servers:
             server.close()
+        for accepting in self._accepting:
+            accepting.cancel()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+        for listener in self._listeners:
+            listener.close()
         connections = self._connections
         connections.closing = True
         await self._http2.end()
@@ -76,17 +92,10 @@ class HttpServer:
         self._sweeper.cancel()
         await asyncio.wait((self._sweeper,))
 
-    def _accept(self) -> asyncio.Protocol:
-        if self._tls is None:
-            return Http1(self._site)
-        return Handshake(self._tls, self._connections, self._speak_http1, self._http2.speak)
-
-    def _speak_http1(self, transport: asyncio.Transport, data: bytes) -> None:
+    def _speak_http1(self, transport: asyncio.Transport) -> None:
         protocol = Http1(self._site)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if data:
-            protocol.data_received(data)
 
 
 def _config() -> HttpConfig:
