@@ -62,10 +62,11 @@ class HttpServer:
         return bound
 
     async def wait(self) -> None:
-        """Return when the server was closed."""
-        await asyncio.wait((self._sweeper,))
-        if not self._sweeper.cancelled():
-            self._sweeper.result()
+        """Return when the server was closed; raises if it died."""
+        done, _ = await asyncio.wait({self._sweeper, *self._accepting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if not task.cancelled():
+                task.result()
 
     async def close(self, seconds: float) -> None:
         """Accept nothing more, let requests finish for so long, and drop what is left."""
