@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 #: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
@@ -9,7 +10,7 @@ SEND_SECONDS = 60.0
 #: Time for the head of a request, and between requests. Over the pauses of clients that keep a pool.
 _IDLE_SECONDS = 30.0
 #: Time to hand over what is left to send when a connection closes.
-_FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 10.0
 _SWEEP_SECONDS = 5.0
 #: Connections past the bound that are told so at once; any more are dropped without a word.
 _REFUSALS = 64
@@ -70,7 +71,9 @@ class Connections:
         """Wait until none is left, at most for so long."""
         if self._open:
             self._emptied.clear()
-            await asyncio.wait((asyncio.ensure_future(self._emptied.wait()),), timeout=seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._emptied.wait()
 
     async def sweep(self) -> None:
         """Close what idles, for ever: one task for all costs less than a timer for each."""
@@ -83,7 +86,7 @@ class Connections:
                 if since is None:
                     continue
                 if connection.is_closing:
-                    if since < now - _FLUSH_SECONDS:
+                    if since < now - FLUSH_SECONDS:
                         connection.abort()
                 elif since < now - _IDLE_SECONDS:
                     connection.end()

@@ -127,10 +127,10 @@ class Http2Connection(TCPServer):
             await super().protocol_send(event)
 
     async def _close(self) -> None:
-        self.is_closing = True
-        self.idle_since = self.loop.time()  # from now on the server gives it the time to flush
+        self.idle_since = None
         try:
-            await super()._close()
+            async with asyncio.timeout(connections.FLUSH_SECONDS):
+                await super()._close()
         finally:
             self.abort()  # does nothing to a connection that is closed
 

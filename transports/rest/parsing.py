@@ -118,7 +118,10 @@ class RequestParser:
         method = unknown_method(self._data, at, end)
         self._parser = HttpRequestParser(self)
         if is_whole:
-            self._feed(b"POST" + self._data[at:end].lstrip(b"\r\n")[len(method) :])
+            try:
+                self._feed(b"POST" + self._data[at:end].lstrip(b"\r\n")[len(method) :])
+            except HttpParserInvalidMethodError as error:
+                raise bad_request() from error
         else:
             self._fed = at  # the parser sees it again when it is whole
 
