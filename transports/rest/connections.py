@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger("trivium.rest")
+
 #: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
 SEND_SECONDS = 60.0
 #: Time for the head of a request, and between requests. Over the pauses of clients that keep a pool.
@@ -42,6 +46,7 @@ class Connections:
         self._limit = limit
         self._open: set[Connection] = set()
         self._emptied = asyncio.Event()
+        self._has_warned = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -61,9 +66,14 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)
+        if len(self._open) > self._limit and not self._has_warned:
+            log.warning("no more connections are taken", open=len(self._open))
+            self._has_warned = True
 
     def leave(self, connection: Connection) -> None:
         self._open.discard(connection)
+        if not self.full:
+            self._has_warned = False
         if not self._open:
             self._emptied.set()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from math import ceil
 from time import time
 
 from core.errors import TriviumError
@@ -65,6 +66,6 @@ def refusal(error: TriviumError, status: int, date: bytes) -> bytes:
     body = problem_document(error, status=status)
     headers = [(b"content-type", PROBLEM.encode()), (b"content-length", b"%d" % len(body))]
     if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % error.retry_after))
+        headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))
     head, _, _ = response_head(status, headers, date, closes=True, may_chunk=False)
     return head + body
