@@ -12,6 +12,7 @@ from core.service import LocalService
 from tests.rest.wire import Wire, connected, exchanged, request, until
 from transports.rest import connections
 from transports.rest.door import RestDoor
+from transports.rest.exchange import WHOLE
 from transports.rest.http1 import Http1
 from transports.rest.parsing import HEADER_BYTES
 from transports.rest.serving import HttpServer
@@ -126,6 +127,7 @@ async def test_holds_a_body_within_bounds(protocols: list[Http1]) -> None:
     taken: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert not scope["extensions"][WHOLE]()
         await go_on.wait()
         more = True
         while more:
@@ -144,10 +146,11 @@ async def test_holds_a_body_within_bounds(protocols: list[Http1]) -> None:
 
 
 async def test_tells_a_body_in_one_event() -> None:
-    """What came at once is told at once; after the response there is only the disconnect."""
+    """What came at once is told at once, and that it is all; after the response there is only the disconnect."""
     events: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["extensions"][WHOLE]()
         events.append(await receive())
         await send(START)
         await send({"type": "http.response.body"})

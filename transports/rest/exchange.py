@@ -9,6 +9,8 @@ from transports.rest.responses import BODILESS, CONTINUE, LAST_CHUNK, chunk, res
 if TYPE_CHECKING:
     from transports.rest.http1 import Http1
 
+#: Where an application finds, among the scope's extensions, a function that says whether the body is all here.
+WHOLE = "trivium.whole"
 #: Of a body, what may wait for the application before the client has to.
 BODY_BYTES = 64 * 1024
 #: Larger parts are not copied to stand in one piece with what frames them.
@@ -69,6 +71,10 @@ class Exchange:
             self._body.append(data)
             self.held += len(data)
             self.wake()
+
+    def is_whole(self) -> bool:
+        """Whether `receive` has all of the body, so that it need not be waited for."""
+        return self.complete
 
     def wake(self) -> None:
         """Let `receive` look again."""

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from core.errors import Internal, Overloaded, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
-from transports.rest.exchange import BODY_BYTES, Exchange
+from transports.rest.exchange import BODY_BYTES, WHOLE, Exchange
 from transports.rest.heads import BadRequest, Head
 from transports.rest.parsing import RequestParser
 from transports.rest.presence import ClientGone
@@ -146,9 +146,11 @@ class Http1(asyncio.Protocol):
         self.idle_since = None
         exchange = self._exchange = Exchange(self, head, complete=self._parser.complete)
         exchange.gone = self._has_eof
-        exchange.task = self._loop.create_task(self._serve(exchange, self._scope_of(head)), name="rest-request")
+        exchange.task = self._loop.create_task(
+            self._serve(exchange, self._scope_of(head, exchange)), name="rest-request"
+        )
 
-    def _scope_of(self, head: Head) -> dict[str, Any]:
+    def _scope_of(self, head: Head, exchange: Exchange) -> dict[str, Any]:
         path, _, query = head.target.partition(b"?")
         text = path.decode()
         return {
@@ -160,7 +162,7 @@ class Http1(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             "state": self._state.copy(),
-            "extensions": {},
+            "extensions": {WHOLE: exchange.is_whole},
         }
 
     def adjust_reading(self) -> None:
