@@ -107,7 +107,7 @@ async def test_holds_what_is_sent_ahead_within_bounds(
     door: RestDoor, service: LocalService, protocols: list[Http1]
 ) -> None:
     """Of requests behind one that waits, no more than a read of the socket is taken in; all are answered in the end."""
-    count = 20_000
+    count = 5_000
     async with connected(door) as wire:
         await wire.send(request("GET", f"{MESSAGES}?wait=60"))
         await until(lambda: service.streams == 1)

@@ -96,7 +96,7 @@ class Intake:
 
     async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
-        is_whole = scope["extensions"].get(WHOLE)
+        is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
             if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
                 scope[BODY] = await body.read()
