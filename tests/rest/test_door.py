@@ -15,7 +15,7 @@ from core.messages import new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import connected, request, until
-from transports.rest import serving
+from transports.rest import connections, serving
 from transports.rest.door import RestDoor
 
 
@@ -184,8 +184,8 @@ async def test_closes_idle_connections(
     service: LocalService, health: Health, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection without a request, or with half of one's head, is closed after a while."""
-    monkeypatch.setattr(serving, "_IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(serving, "_SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.02)
     async with RestDoor(OpenGate(service, settings), health, settings, "1") as door, AsyncExitStack() as stack:
         silent, slow, used, second = [await stack.enter_async_context(connected(door)) for _ in range(4)]
         await slow.send(b"GET /livez HTTP/1.1\r\nHost")

@@ -14,7 +14,7 @@ from core.messages import StoredMessage, new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import connected, request, until
-from transports.rest import answers
+from transports.rest import connections
 from transports.rest.door import RestDoor
 from transports.rest.streams import Frames
 
@@ -185,7 +185,7 @@ async def test_cuts_a_follower_that_does_not_read(
     door: RestDoor, service: LocalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes nothing for a while loses the connection and the place; others are not held up."""
-    monkeypatch.setattr(answers, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.2)
     async with connected(door) as wire:
         await wire.send(request("GET", f"{STREAM}?after=0"))
         await wire.reader.readuntil(b"id: 0\n\n")
@@ -206,7 +206,7 @@ class TestLargeFrames:
         self, door: RestDoor, service: LocalService, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Who does not read holds others up until it is cut; they miss nothing."""
-        monkeypatch.setattr(answers, "SEND_SECONDS", 0.2)
+        monkeypatch.setattr(connections, "SEND_SECONDS", 0.2)
         async with connected(door) as wire:
             await wire.send(request("GET", f"{STREAM}?after=0"))
             await wire.reader.readuntil(b"id: 0\n\n")

@@ -107,7 +107,7 @@ async def test_a_handshake_that_never_comes_is_ended(
     service: LocalService, health: Health, settings: Settings, served: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket that says nothing is not kept."""
-    monkeypatch.setattr("transports.rest.serving._HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr("transports.rest.tls._HANDSHAKE_SECONDS", 0.05)
     async with opened(service, health, settings, served) as door, asyncio.timeout(30):
         address = urlsplit(door.address)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)

@@ -1,6 +1,5 @@
-"""What the door answers with, and how it is sent: under a deadline and within a bound of memory."""
+"""What the door answers with, and how it is sent: within a bound of memory."""
 
-import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +10,8 @@ from starlette.types import Scope, Send
 
 from core.errors import Overloaded, TriviumError, Unauthenticated
 from transports.documents import PROBLEM, STATUS, problem_document
-from transports.rest.presence import ClientGone
 
 JSON = "application/json"
-#: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
-SEND_SECONDS = 60.0
 #: Answers above this are counted against the bound; the small ones are bounded by the number of requests.
 _LARGE_BYTES = 64 * 1024
 #: With the content policy: what others publish is not run, framed, kept or taken for another type by a browser.
@@ -92,7 +88,6 @@ class Sender:
         self._large = Budget(large_bytes, "answers")
 
     async def send(self, answer: Answer, scope: Scope, send: Send) -> None:
-        """Send all of `answer`; a client that does not take it in time loses its connection (`ClientGone`)."""
         if len(answer.body) <= _LARGE_BYTES:
             await self._send(answer, scope, send)
             return
@@ -111,30 +106,8 @@ class Sender:
         await self._send(answer, scope, send, more=True)
 
     async def end(self, scope: Scope, send: Send) -> None:
-        await within_deadline(send, {"type": "http.response.body"}, scope)
+        await send({"type": "http.response.body"})
 
     async def _send(self, answer: Answer, scope: Scope, send: Send, *, more: bool = False) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(answer.start())
-                await send({"type": "http.response.body", "body": answer.body, "more_body": more})
-        except TimeoutError as error:
-            cut(scope)
-            raise ClientGone from error
-
-
-async def within_deadline(send: Send, event: dict[str, Any], scope: Scope) -> None:
-    """Send one event; a client that does not take it in time loses its connection (`ClientGone`)."""
-    try:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(event)
-    except TimeoutError as error:
-        cut(scope)
-        raise ClientGone from error
-
-
-def cut(scope: Scope) -> None:
-    """Drop the connection with what is unsent. ASGI has no word for it, so the server leaves a function."""
-    abort = scope.get("state", {}).get("abort")
-    if abort is not None:
-        abort()
+        await send(answer.start())
+        await send({"type": "http.response.body", "body": answer.body, "more_body": more})

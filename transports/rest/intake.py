@@ -1,7 +1,7 @@
 """The outermost application: takes requests in whole, within bounds, before anything else looks at them.
 
-Hypercorn stops reading a connection for ever when an application answers before it has read the body, so what is
-not wanted is read all the same, and thrown away.
+Hypercorn stops reading a connection for ever when an application answers before it has read the body, and HTTP/1.1 has
+to close it; so what is not wanted is read all the same, and thrown away.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from core.gate import Gate
 from core.settings import Settings
 from transports.rest.answers import Answer, Budget, Sender, problem
 from transports.rest.credentials import RequestCredentials
+from transports.rest.exchange import WHOLE
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
@@ -69,10 +70,16 @@ class Intake:
             deadline.reschedule(0)
 
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal, has_body = self._judge(scope)
+        if refusal is None and not has_body:
+            scope[BODY] = b""
+            await self._app(scope, receive, send)
+            return
         body = _Body(receive, self._max_body, self.bodies)
         until = asyncio.get_running_loop().time() + self._body_seconds
         try:
-            refusal = await self._arrival(scope, body, until)
+            if refusal is None:
+                refusal = await self._arrival(scope, body, until)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
@@ -80,20 +87,27 @@ class Intake:
         finally:
             body.release()
 
+    def _judge(self, scope: Scope) -> tuple[Answer | None, bool]:
+        """What to answer instead if the request breaks a bound before its body came, and whether it has a body."""
+        size, declared, has_body = _measure(scope)
+        if size > HEADER_BYTES:
+            error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
+            return problem(error, scope, status=431), has_body
+        if self.requests > self._max_requests:
+            return problem(Overloaded(f"{self._max_requests} requests are open, which is the most"), scope), has_body
+        if declared > self._max_body:
+            return problem(_too_large(self._max_body), scope), has_body
+        return None, has_body
+
     async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
-        size, declared, has_body = _measure(scope)
+        is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
-            if size > HEADER_BYTES:
-                error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
-                return problem(error, scope, status=431)
-            if self.requests > self._max_requests:
-                raise Overloaded(f"{self._max_requests} requests are open, which is the most")
-            if declared > self._max_body:
-                raise body.too_large()
-            scope[BODY] = b""
-            if has_body:  # only whoever is known may fill our memory
-                scope[SESSION] = await self._gate.admit(RequestCredentials(scope))
+            # only whoever is known may fill our memory
+            scope[SESSION] = await self._gate.admit(RequestCredentials(scope))
+            if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
+                scope[BODY] = await body.read()
+            else:
                 async with self._deadline(until):
                     scope[BODY] = await body.read()
         except TimeoutError:
@@ -144,7 +158,7 @@ class _Body:
             part = await self._next()
             if part:
                 if self._held + len(part) > self._limit:
-                    raise self.too_large()
+                    raise _too_large(self._limit)
                 self._budget.take(len(part))
                 self._held += len(part)
                 parts.append(part)
@@ -160,9 +174,6 @@ class _Body:
         self._budget.give(self._held)
         self._held = 0
 
-    def too_large(self) -> TooLarge:
-        return TooLarge(f"must be at most {self._limit} bytes", field="body")
-
     async def _next(self) -> bytes:
         event = await self._receive()
         if event["type"] == "http.disconnect":
@@ -172,8 +183,14 @@ class _Body:
         return body
 
 
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"must be at most {limit} bytes", field="body")
+
+
 def _to_origin_form(scope: Scope) -> None:
     """Take the absolute form of a target too, as RFC 9112, section 3.2.2 demands of servers."""
+    if scope["raw_path"].startswith(b"/"):
+        return
     scheme, _, rest = scope["raw_path"].partition(b"://")
     if scheme.lower() in (b"http", b"https"):
         scope["raw_path"] = b"/" + rest.partition(b"/")[2]

@@ -12,7 +12,7 @@ from core.gate import Session
 from core.messages import Page, StoredMessage, weight
 from core.settings import Settings
 from transports.cloudevents import encode_event
-from transports.rest.answers import Answer, within_deadline
+from transports.rest.answers import Answer
 from transports.rest.presence import ClientGone, while_present
 
 EVENT_STREAM = "text/event-stream"
@@ -93,7 +93,7 @@ class EventStream:
                 with suppress(Unauthenticated):  # who comes again is told
                     async with self._session.lifetime():
                         await self._write_all(scope, send)
-                await within_deadline(send, {"type": "http.response.body"}, scope)
+                await send({"type": "http.response.body"})
         except ClientGone:
             return
         finally:
@@ -126,7 +126,7 @@ class EventStream:
     async def _write(self, block: bytes, scope: Scope, send: Send) -> None:
         self._writing = True
         try:
-            await within_deadline(send, {"type": "http.response.body", "body": block, "more_body": True}, scope)
+            await send({"type": "http.response.body", "body": block, "more_body": True})
         finally:
             self._writing = False
 
