@@ -195,7 +195,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets)
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve(Container(settings=settings)))

@@ -82,7 +82,7 @@ async def until_up(process: Process) -> list[str]:
     while "trivium is up" not in events:
         line = await process.stderr.readline()
         assert line, events
-        events.append(json.loads(line)["event"])
+        events.append(json.loads(line)["message"])
     return events
 
 
@@ -205,8 +205,8 @@ async def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
         ended = await trivium("--no-grpc", "--no-amqp", "--rest-port", "0", "--data-dir", str(tmp_path))
     assert ended.code == 1
     (line,) = ended.err.splitlines()
-    assert json.loads(line)["event"] == "trivium can't run"
-    assert "is in use by process" in json.loads(line)["reason"]
+    assert json.loads(line)["message"] == "trivium can't run"
+    assert "is in use by process" in json.loads(line)["trivium.reason"]
 
 
 async def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) 
     process.send_signal(number)
     _, err = await process.communicate()
     assert process.returncode == 0, err
-    assert [json.loads(line)["event"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
+    assert [json.loads(line)["message"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
     async with a_log(str(tmp_path)):
         pass
 
@@ -240,8 +240,8 @@ async def test_a_real_door_says_where_it_listens_and_ends_cleanly(tmp_path: Path
     process = await start(*switches, "--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path))
     assert process.stderr is not None
     opened = json.loads(await process.stderr.readline())
-    assert (opened["event"], opened["door"]) == ("door is open", door)
-    assert "127.0.0.1:" in opened["address"]
+    assert (opened["message"], opened["trivium.door"]) == ("door is open", door)
+    assert "127.0.0.1:" in opened["trivium.address"]
     await until_up(process)
     process.terminate()
     _, err = await process.communicate()
@@ -279,7 +279,7 @@ async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life:
     code = PARTS.format(life=life, leaving="pass")
     ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), code=code)
     assert ended.code == 1
-    events = [json.loads(line)["event"] for line in ended.err.splitlines()]
+    events = [json.loads(line)["message"] for line in ended.err.splitlines()]
     assert events == [
         "door is open",
         "trivium is up",
