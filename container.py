@@ -12,6 +12,8 @@ from core.relay import Relay, RelaySettings
 from core.service import LocalService
 from core.settings import Settings
 from core.stores.sqlite import LogBounds, SqliteLog
+from core.telemetry.loop_lag import LoopLag
+from core.telemetry.metrics import Metrics
 
 # dependency-injector imports these where they are installed, for a wiring that is not used here: a door that is
 # disabled would cost its library, and every start 20 to 80 ms.
@@ -47,6 +49,12 @@ class Container(containers.DeclarativeContainer):
         SqliteLog, settings.provided.data_dir, providers.Factory(LogBounds.of, settings), clock, health
     )
     service = providers.Singleton(LocalService.of, log, settings)
+
+    metrics = providers.Singleton(Metrics)
+    loop_lag = providers.Singleton(LoopLag)
+    admin = providers.Singleton(
+        _imported_later("transports.admin.listener", "AdminListener"), metrics, health, settings
+    )
 
     broker = providers.Singleton(_imported_later("transports.amqp.connection", "Broker"), settings, health)
     publisher = providers.Singleton(_imported_later("transports.amqp.publisher", "PikaPublisher"), broker, settings)

@@ -50,6 +50,7 @@ class Running:
     def __init__(self, service: MessageService) -> None:
         self.service = service
         self.doors: dict[str, Transport] = {}
+        self.admin = ""  # where the admin listener is, if it is
         self.parts: list[Part] = []
 
 
@@ -61,25 +62,42 @@ async def running(container: Container) -> AsyncIterator[Running]:
     """
     settings = container.settings()
     health = container.health()
+    metrics = container.metrics()
+    health.start()
     async with AsyncExitStack() as stack:
+        address = await _open_admin(stack, container) if settings.admin else ""
+        lag = await stack.enter_async_context(container.loop_lag())
         store = await stack.enter_async_context(container.log())
         service = container.service()
         up = Running(service)
+        up.admin = address
         up.parts.append(store)
+        for part in (health, lag, store, service, container.publisher() if settings.amqp else None):
+            metrics.add(part)
         try:
             for provider in _parts(container, settings):
                 part = provider()
                 if part is None:
                     continue
                 await stack.enter_async_context(part)
+                metrics.add(part)
                 up.parts.append(part)
-                if (address := getattr(part, "address", None)) is not None:
+                if (opened := getattr(part, "address", None)) is not None:
                     up.doors[part.name] = part
-                    log.info("door is open", door=part.name, address=address)
+                    log.info("door is open", door=part.name, address=opened)
+            health.started()
             yield up
         finally:
             health.drain()
             service.drain()
+
+
+async def _open_admin(stack: AsyncExitStack, container: Container) -> str:
+    """First of all, so that probes are answered while the store opens, and last to close."""
+    admin = await stack.enter_async_context(container.admin())
+    log.info("admin listener is open", address=admin.address)
+    address: str = admin.address
+    return address
 
 
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias
 
@@ -10,6 +10,9 @@ import structlog
 
 from core.errors import DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
 from core.messages import Message, Published, StoredMessage
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure, Histogram
+from core.telemetry.metrics import bound
 
 log = structlog.get_logger("trivium.store")
 
@@ -89,6 +92,11 @@ class GroupCommit:
         """
         self.groups = 0
         self.messages = 0
+        self._duplicates = 0
+        self._failures = 0
+        self._sizes = Histogram(vocabulary.MESSAGES)
+        self._seconds = Histogram(vocabulary.SECONDS)
+        self._handed_at = 0.0
         self._committer = committer
         self._max_bytes = max_bytes
         self._commit_seconds = commit_seconds
@@ -132,6 +140,15 @@ class GroupCommit:
         if self._cursor_timer is None:
             self._cursor_timer = self._loop.call_later(_CURSOR_SECONDS, self._cursors_due)
 
+    def figures(self) -> Iterator[Figure]:
+        yield vocabulary.COMMITS.of(self.groups)
+        yield vocabulary.COMMIT_FAILURES.of(self._failures)
+        yield vocabulary.COMMIT_SECONDS.of(self._seconds)
+        yield vocabulary.COMMIT_MESSAGES.of(self._sizes)
+        yield vocabulary.STORED.of(self.messages)
+        yield vocabulary.DUPLICATES.of(self._duplicates)
+        yield from bound("uncommitted_bytes", self._bytes, self._max_bytes)
+
     async def wait(self) -> None:
         """Never returns; raises `StoreBroken` once the store is."""
         await asyncio.shield(self._broken)
@@ -171,6 +188,7 @@ class GroupCommit:
             self._cursor_timer.cancel()
             self._cursor_timer = None
         self._in_flight = units
+        self._handed_at = self._loop.time()
         self._deadline = self._loop.call_later(self._commit_seconds, self._late)
         self._handed.put((units, cursors))
 
@@ -196,8 +214,7 @@ class GroupCommit:
         self._bytes -= sum(unit.bytes for unit in units)
         error: TriviumError | None = None
         if failure is None:
-            self.groups += 1
-            self.messages += sum(len(unit.stored) for unit in units)
+            self._count(units)
             self._committed(units)
         elif isinstance(failure, TriviumError):
             error = failure
@@ -208,10 +225,22 @@ class GroupCommit:
         else:
             error = Internal("the commit failed, the outcome is unknown")
             log.error("commit failed", exc_info=failure)
+        self._failures += error is not None
         self._failed(error)
         for unit in units:
             unit.settle(error)
         self._next()
+
+    def _count(self, units: Sequence[Unit]) -> None:
+        stored = published = 0
+        for unit in units:
+            stored += len(unit.stored)
+            published += len(unit.published)
+        self.groups += 1
+        self.messages += stored
+        self._duplicates += published - stored
+        self._sizes.observe(stored)
+        self._seconds.observe(self._loop.time() - self._handed_at)
 
     def _keep(self, cursors: Cursors) -> None:
         """Cursors of a group that failed are due again, unless newer ones came."""

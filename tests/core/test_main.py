@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from asyncio.subprocess import Process
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import NamedTuple, Self
 
+import httpx2
 import msgspec
 import pytest
 from dependency_injector import providers
@@ -63,7 +65,13 @@ class Ended(NamedTuple):
 async def start(*arguments: str, code: str = "", env: dict[str, str] | None = None) -> Process:
     how = ("-c", code) if code else ("main.py",)
     return await asyncio.create_subprocess_exec(
-        sys.executable, *how, *arguments, cwd=ROOT, env=env or {"PATH": ""}, stdout=PIPE, stderr=PIPE
+        sys.executable,
+        *how,
+        *arguments,
+        cwd=ROOT,
+        env={"TRIVIUM_ADMIN": "off", "PATH": "", **(env or {})},
+        stdout=PIPE,
+        stderr=PIPE,
     )
 
 
@@ -207,6 +215,38 @@ async def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
     (line,) = ended.err.splitlines()
     assert json.loads(line)["message"] == "trivium can't run"
     assert "is in use by process" in json.loads(line)["trivium.reason"]
+
+
+async def test_an_admin_port_that_is_taken(tmp_path: Path) -> None:
+    """Exit 1, saying which and what to do; nothing was opened before it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        env = {"TRIVIUM_ADMIN": "on", "TRIVIUM_ADMIN_PORT": str(taken.getsockname()[1])}
+        ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "data"), env=env)
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert json.loads(line)["message"] == "trivium can't run"
+    assert f"the admin listener can't listen on 127.0.0.1:{env['TRIVIUM_ADMIN_PORT']}" in line
+    assert "--no-admin" in line
+    assert not (tmp_path / "data").exists()
+
+
+async def test_the_admin_listener_needs_no_door(tmp_path: Path) -> None:
+    """It serves metrics and probes where neither REST nor its libraries are; and lets the service end."""
+    switches = ("--no-rest", "--no-amqp", "--grpc-port", "0", "--data-dir", str(tmp_path))
+    hidden = "starlette,hypercorn,h11,h2,pika"
+    process = await start(
+        hidden, *switches, code=WITHOUT, env={"TRIVIUM_ADMIN": "on", "TRIVIUM_ADMIN_PORT": "0", "PATH": ""}
+    )
+    assert process.stderr is not None
+    opened = json.loads(await process.stderr.readline())
+    assert opened["message"] == "admin listener is open"
+    await until_up(process)
+    async with httpx2.AsyncClient(base_url=opened["trivium.address"]) as http:
+        assert (await http.get("/readyz?verbose")).json()["checks"]["store"]["state"] == "ok"
+        assert "grpc_server_started_total" in (await http.get("/metrics")).text
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0
 
 
 async def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
