@@ -40,7 +40,7 @@ class Rpc:
     def __init__(self, broker: Broker, service: MessageService, settings: Settings) -> None:
         self._broker = broker
         self._meter = Meter.of(broker.name, settings)
-        self._operations = Operations(self._meter.counting(service), self._meter)
+        self._operations = Operations(self._meter.counting(service), self._meter, settings.limits)
         self._taken = 0
         self._prefetch = settings.amqp_rpc_prefetch
         self._answers = Answers(broker)

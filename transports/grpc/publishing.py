@@ -11,6 +11,7 @@ from core.limits import Limits
 from core.messages import Published
 from core.ports import MessageService
 from core.telemetry.meter import CANCELLED, OK, Instrument
+from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call
@@ -61,7 +62,7 @@ class PublishStream:
     def _begin(self, request: bytes) -> Begun:
         try:
             topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
-            return self._service.publish(topic, messages)
+            return self._service.publish(topic, propagate(messages, self._limits))
         except TriviumError as error:
             return error
 
