@@ -24,6 +24,7 @@ from core.settings import InvalidSettings, Settings, load, options
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
+from core.telemetry import tracing
 
 log = structlog.get_logger("trivium")
 
@@ -66,6 +67,8 @@ async def running(container: Container) -> AsyncIterator[Running]:
     health.start()
     async with AsyncExitStack() as stack:
         address = await _open_admin(stack, container) if settings.admin else ""
+        if (spans := container.tracing()) is not None:
+            await stack.enter_async_context(spans)
         lag = await stack.enter_async_context(container.loop_lag())
         store = await stack.enter_async_context(container.log())
         service = container.service()
@@ -194,6 +197,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     ]
     if not (settings.rest or settings.grpc or settings.amqp):
         problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
+    problems += tracing.problems(environment)
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only
@@ -216,7 +220,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets)
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(Container(settings=settings)))
+            return runner.run(serve(Container(settings=settings, environment=os.environ)))
     except InvalidSettings as error:
         for problem in error.problems:
             print(f"trivium: {problem}", file=sys.stderr)

@@ -61,6 +61,10 @@ class Unit:
             self.future.set_result(self.published)
 
 
+#: Told of a group, of the seconds that its commit took, and why it failed if it did.
+GroupObserver: TypeAlias = Callable[[Sequence[Unit], float, TriviumError | None], None]
+
+
 class Committer(Protocol):
     """What the thread does; called on that thread alone, and never again after it raised `StoreBroken`."""
 
@@ -85,11 +89,13 @@ class GroupCommit:
         commit_seconds: float,
         committed: Callable[[Sequence[Unit]], None],
         failed: Callable[[TriviumError | None], None],
+        traced: GroupObserver | None = None,
     ) -> None:
         """`committed` is called on the loop with each durable group, before its callers are answered.
 
-        `failed` is told why a group failed, and None after one that did not.
+        `failed` is told why a group failed, and None after one that did not. `traced` is told of every group.
         """
+        self._traced = traced
         self.groups = 0
         self.messages = 0
         self._duplicates = 0
@@ -226,6 +232,8 @@ class GroupCommit:
             error = Internal("the commit failed, the outcome is unknown")
             log.error("commit failed", exc_info=failure)
         self._failures += error is not None
+        if self._traced is not None:
+            self._traced(units, self._loop.time() - self._handed_at, error)
         self._failed(error)
         for unit in units:
             unit.settle(error)

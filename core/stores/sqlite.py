@@ -17,7 +17,7 @@ from core.health import Health, State
 from core.messages import Message, Published, StoredMessage, TopicHead
 from core.ports import Clock
 from core.settings import MEMORY, Settings
-from core.stores.groups import GroupCommit, Unit
+from core.stores.groups import GroupCommit, GroupObserver, Unit
 from core.stores.lock import DirectoryLock
 from core.stores.readers import Readers
 from core.stores.schema import migrate
@@ -52,7 +52,10 @@ class SqliteLog:
     `synchronous=FULL`: a commit has been through fsync. With NORMAL a power cut loses acknowledged ones.
     """
 
-    def __init__(self, data_dir: str, bounds: LogBounds, clock: Clock, health: Health) -> None:
+    def __init__(
+        self, data_dir: str, bounds: LogBounds, clock: Clock, health: Health, traced: GroupObserver | None = None
+    ) -> None:
+        self._traced = traced
         self._in_memory = data_dir == MEMORY
         self._folder = Path(data_dir)
         self._bounds = bounds
@@ -88,6 +91,7 @@ class SqliteLog:
             commit_seconds=self._bounds.commit_seconds,
             committed=self._committed,
             failed=self._failed,
+            traced=self._traced,
         )
         self._groups.start()
         self._health.report("store", State.OK)

@@ -328,3 +328,48 @@ async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life:
         "trivium has stopped",
     ]
     assert ("a defect" in ended.err) == life.startswith("raise")
+
+
+class TestTraces:
+    """Wanted by OpenTelemetry's own variables."""
+
+    @pytest.mark.parametrize(
+        ("variables", "wanted"),
+        [
+            ({}, False),
+            ({"OTEL_SERVICE_NAME": "x", "OTEL_TRACES_SAMPLER": "always_on"}, False),
+            ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, True),
+            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, True),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"}, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}, False),
+        ],
+    )
+    async def test_opentelemetry_is_imported_only_where_traces_are_exported(
+        self, tmp_path: Path, variables: dict[str, str], wanted: bool
+    ) -> None:
+        """Nothing of it, else."""
+        code = (
+            "import sys, main\n"
+            "code = main.run()\n"
+            "libraries = {name.partition('.')[0] for name in sys.modules}\n"
+            "print(code, 'core.telemetry.spans' in sys.modules, 'opentelemetry' in libraries)"
+        )
+        arguments = ("--no-amqp", "--rest-port=0", "--grpc-port=0", "--data-dir", str(tmp_path))
+        process = await start(*arguments, code=code, env=variables)
+        await until_up(process)
+        process.terminate()
+        out, _ = await process.communicate()
+        assert out.decode().split() == ["0", str(wanted), str(wanted)]
+
+    async def test_what_stands_against_them_is_told(self) -> None:
+        """With the other problems of the configuration, and not found out at the first span."""
+        env = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        ended = await trivium("opentelemetry", "--check-config", "--no-amqp", code=WITHOUT, env=env)
+        assert ended.code == 2
+        assert ended.err.splitlines() == [
+            "trivium: OTEL_TRACES_EXPORTER: can't export to 'zipkin'; there are otlp and none",
+            "trivium: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: can't export by 'grpc'; there is http/protobuf",
+            "trivium: OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true",
+        ]
+        assert (await trivium("--check-config", "--no-amqp", env={"OTEL_TRACES_EXPORTER": "otlp"})).code == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -83,13 +84,14 @@ class TriviumProcess:
 
 
 @asynccontextmanager
-async def trivium_process(*arguments: str, python: str = sys.executable) -> AsyncIterator[TriviumProcess]:
-    """`main.py` with these arguments, up; killed at the end unless it ended before."""
+async def trivium_process(*arguments: str, python: str = sys.executable, **env: str) -> AsyncIterator[TriviumProcess]:
+    """`main.py` with these arguments and variables, up; killed at the end unless it ended before."""
     process = await asyncio.create_subprocess_exec(
         python,
         "main.py",
         *("--rest-port=0", "--grpc-port=0", "--admin-port=0", "--log-format=json", *arguments),
         cwd=ROOT,
+        env={**os.environ, **env},
         stderr=asyncio.subprocess.PIPE,
         limit=1024 * 1024,
     )
