@@ -398,12 +398,17 @@ class TestTraces:
 
     async def test_what_stands_against_them_is_told(self) -> None:
         """With the other problems of the configuration, and not found out at the first span."""
-        env = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        env = {
+            "OTEL_TRACES_EXPORTER": "zipkin",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_TRACES_SAMPLER_ARG": "1%",
+        }
         ended = await trivium("opentelemetry", "--check-config", "--no-amqp", code=WITHOUT, env=env)
         assert ended.code == 2
         assert ended.err.splitlines() == [
             "trivium: OTEL_TRACES_EXPORTER: can't export to 'zipkin'; there are otlp and none",
             "trivium: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: can't export by 'grpc'; there is http/protobuf",
+            "trivium: OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1",
             "trivium: OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true",
         ]
         assert (await trivium("--check-config", "--no-amqp", env={"OTEL_TRACES_EXPORTER": "otlp"})).code == 0
