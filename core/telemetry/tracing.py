@@ -43,9 +43,9 @@ def problems(environment: Mapping[str, str]) -> list[str]:
 
 def tracing(environment: Mapping[str, str]) -> Any:
     """A `core.telemetry.spans.Tracing`, or None where none is wanted."""
-    return (
-        import_module("core.telemetry.spans").Tracing.exporting(_rate(environment)) if is_wanted(environment) else None
-    )
+    if not is_wanted(environment):
+        return None
+    return import_module("core.telemetry.spans").Tracing.exporting(_rate(environment))
 
 
 def _rate(environment: Mapping[str, str]) -> float | None:
