@@ -19,6 +19,9 @@ from core.service import LocalService
 from core.settings import Settings
 from core.stores.keys import SqliteKeys
 from core.stores.sqlite import LogBounds, SqliteLog
+from core.telemetry import tracing
+from core.telemetry.loop_lag import LoopLag
+from core.telemetry.metrics import Metrics
 
 # dependency-injector imports these where they are installed, for a wiring that is not used here: a door that is
 # disabled would cost its library, and every start 20 to 80 ms.
@@ -61,6 +64,21 @@ def _tokens(settings: Settings, health: Health) -> Any:
     return import_module("core.tokens").AccessTokens.of(settings, health) if settings.token_issuer else None
 
 
+def _traced(name: str) -> Callable[..., Any]:
+    """Wraps an adapter in the class `name` of `core.telemetry.spans`; without tracing it stays as it is."""
+
+    def wrap(adapter: Any, tracing: Any, settings: Settings) -> Any:
+        if tracing is None:
+            return adapter
+        return getattr(import_module("core.telemetry.spans"), name)(adapter, tracing, settings.limits)
+
+    return wrap
+
+
+def _observer(tracing: Any) -> Any:
+    return None if tracing is None else tracing.committed
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -70,12 +88,28 @@ class Container(containers.DeclarativeContainer):
 
     settings: providers.Dependency[Settings] = providers.Dependency(instance_of=Settings)
 
+    #: Where OpenTelemetry's variables are; `main` gives those of the process.
+    environment: providers.Provider[Any] = providers.Object({})
+    tracing = providers.Singleton(tracing.tracing, environment)
+
     clock = providers.Singleton(SystemClock)
     health = providers.Singleton(Health)
     log = providers.Singleton(
-        SqliteLog, settings.provided.data_dir, providers.Factory(LogBounds.of, settings), clock, health
+        SqliteLog,
+        settings.provided.data_dir,
+        providers.Factory(LogBounds.of, settings),
+        clock,
+        health,
+        providers.Callable(_observer, tracing),
     )
     service = providers.Singleton(LocalService.of, log, settings)
+    served = providers.Singleton(_traced("TracedService"), service, tracing, settings)
+
+    metrics = providers.Singleton(Metrics)
+    loop_lag = providers.Singleton(LoopLag)
+    admin = providers.Singleton(
+        _imported_later("transports.admin.listener", "AdminListener"), metrics, health, settings
+    )
 
     policy = providers.Singleton(_policy, settings.provided.policy)
     keys = providers.Singleton(
@@ -84,8 +118,8 @@ class Container(containers.DeclarativeContainer):
     tokens = providers.Singleton(_tokens, settings, health)
     gate = providers.Selector(
         settings.provided.auth,
-        none=providers.Singleton(OpenGate, service, settings),
-        required=providers.Singleton(PolicyGate, service, policy, keys, tokens, settings),
+        none=providers.Singleton(OpenGate, served, settings),
+        required=providers.Singleton(PolicyGate, served, policy, keys, tokens, settings),
     )
 
     control = providers.Singleton(
@@ -96,7 +130,8 @@ class Container(containers.DeclarativeContainer):
 
     broker = providers.Singleton(_imported_later("transports.amqp.connection", "Broker"), settings, health)
     publisher = providers.Singleton(_imported_later("transports.amqp.publisher", "PikaPublisher"), broker, settings)
-    relay = providers.Singleton(Relay, log, publisher, providers.Factory(RelaySettings.of, settings), health)
+    relayed = providers.Singleton(_traced("TracedPublisher"), publisher, tracing, settings)
+    relay = providers.Singleton(Relay, log, relayed, providers.Factory(RelaySettings.of, settings), health)
     inbox = providers.Singleton(_imported_later("transports.amqp.inbox", "Inbox"), broker, gate, settings, health)
     rpc = providers.Singleton(_imported_later("transports.amqp.rpc", "Rpc"), broker, gate, settings)
 

@@ -28,6 +28,7 @@ from core.settings import MEMORY, InvalidSettings, Settings, load, options, prob
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
+from core.telemetry import tracing
 
 log = structlog.get_logger("trivium")
 
@@ -55,6 +56,7 @@ class Running:
     def __init__(self, service: MessageService) -> None:
         self.service = service
         self.doors: dict[str, Transport] = {}
+        self.admin = ""  # where the admin listener is, if it is
         self.parts: list[Part] = []
 
 
@@ -66,26 +68,45 @@ async def running(container: Container) -> AsyncIterator[Running]:
     """
     settings = container.settings()
     health = container.health()
+    metrics = container.metrics()
+    health.start()
     async with AsyncExitStack() as stack:
+        address = await _open_admin(stack, container) if settings.admin else ""
+        if (spans := container.tracing()) is not None:
+            await stack.enter_async_context(spans)
+        lag = await stack.enter_async_context(container.loop_lag())
         store = await stack.enter_async_context(container.log())
         keys = await stack.enter_async_context(container.keys())
         service = container.service()
         up = Running(service)
+        up.admin = address
         up.parts += (store, keys)
         if (tokens := container.tokens()) is not None:
             up.parts.append(await stack.enter_async_context(tokens))
         if settings.data_dir != MEMORY:
             await stack.enter_async_context(container.control())
+        for measured in (
+            health,
+            lag,
+            store,
+            service,
+            container.gate(),
+            container.publisher() if settings.amqp else None,
+        ):
+            metrics.add(measured)
         try:
             for provider in _parts(container, settings):
                 part = provider()
                 if part is None:
                     continue
                 await stack.enter_async_context(part)
+                metrics.add(part)
                 up.parts.append(part)
-                if (address := getattr(part, "address", None)) is not None:
+                if (opened := getattr(part, "address", None)) is not None:
                     up.doors[part.name] = part
-                    log.info("door is open", door=part.name, address=address)
+                    log.info("door is open", door=part.name, address=opened)
+                    stack.callback(log.info, "door is closing", door=part.name)
+            health.started()
             yield up
         finally:
             health.drain()
@@ -111,6 +132,14 @@ def _reload_policy(path: Path, gate: PolicyGate) -> None:
         return
     gate.reload(policy)
     log.info("policy is reloaded", principals=len(policy.principals))
+
+
+async def _open_admin(stack: AsyncExitStack, container: Container) -> str:
+    """First of all, so that probes are answered while the store opens, and last to close."""
+    admin = await stack.enter_async_context(container.admin())
+    log.info("admin listener is open", address=admin.address)
+    address: str = admin.address
+    return address
 
 
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
@@ -219,6 +248,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     if settings.token_issuer and not _is_installed("joserfc"):
         problems.append("token_issuer: joserfc is not installed; install 'trivium[oauth]'")
     problems += problems_of(settings)
+    problems += tracing.problems(environment)
     if settings.policy:
         try:
             read_policy(Path(settings.policy))
@@ -276,14 +306,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets)
         for exposed in readable_secrets(os.environ):
             log.warning("a secret can be read by every user of this machine: chmod o-r", file=exposed)
         if settings.insecure and settings.auth == "none":
             log.warning("authentication is off and --insecure is given: whoever reaches a door may read and publish")
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(Container(settings=settings)))
+            return runner.run(serve(Container(settings=settings, environment=os.environ)))
     except InvalidSettings as error:
         for problem in error.problems:
             print(f"trivium: {problem}", file=sys.stderr)

@@ -18,6 +18,8 @@ from msgspec import Meta, Struct
 from core.allowance import Rates
 from core.limits import TOPIC, Limits
 from core.logs import LogFormat
+from core.redaction import secrets_of
+from core.telemetry.access import AccessLogMode
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -95,6 +97,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_stale_seconds: Annotated[
         Seconds, _help("How long keys count while the issuer is away; about as long as its tokens live.")
     ] = 3600.0
+    access_log: Annotated[
+        AccessLogMode,
+        _help(
+            "A log line per request, for a share of them, or none: a line costs some 70 us, a third of small requests."
+        ),
+    ] = "off"
+    access_log_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=1)], _help("The share that a sampled access log tells of.")
+    ] = 0.01
+
+    admin: Annotated[bool, _help("Serve metrics, probes and the log level on a port of their own.")] = True
+    admin_host: Annotated[str, _help("Address of the admin listener; it has no rights, so loopback.")] = "127.0.0.1"
+    admin_port: Annotated[Port, _help("Port of the admin listener, 0 takes a free one; OpenTelemetry's.")] = 9464
+    metrics_topics: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)], _help("Oldest topics with series of their own; the rest is one.")
+    ] = 100
 
     default_topic: Annotated[str, Meta(pattern=f"^{TOPIC.pattern}"), _help("Topic of `get data`.")] = "data"
     greeting: Annotated[str, _help("Answer of `get data` on an empty topic.")] = "Hello from Trivium"
@@ -196,6 +214,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             bytes=self.principal_bytes,
             streams=self.principal_streams,
         )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be logged, in every form in which it might be."""
+        return secrets_of(self.amqp_url)
 
     @property
     def limits(self) -> Limits:

@@ -27,6 +27,7 @@ from container import Container
 from core.keys import KeyRing
 from core.policy import OPERATIONS, Needs, read_policy
 from core.settings import Settings
+from core.telemetry.meter import Meter
 from main import Running, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
@@ -234,7 +235,7 @@ async def test_amqp_refuses_at_every_operation(guarded: Guarded, settings: Setti
     async with await aio_pika.connect(settings.amqp_url) as connection:
         channel = await connection.channel()
         answers = await _arrivals(await channel.declare_queue(exclusive=True))
-        for name in Operations().names:
+        for name in Operations(Meter.of("amqp", settings), settings.limits).names:
             body = json.dumps({"topic": TOPIC, "offset": 1, "messages": [{"data": 1}]}).encode()
             call = aio_pika.Message(body, type=name, reply_to=answers.queue, user_id="guest")
             await channel.default_exchange.publish(call, f"{settings.amqp_prefix}.rpc")

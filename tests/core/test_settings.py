@@ -160,11 +160,7 @@ def test_every_setting_is_an_option_with_a_description() -> None:
     assert found["amqp_prefix"].description == "First part of queue names."
     assert found["log_format"].choices == ("auto", "text", "json")
     assert [name for name, option in found.items() if option.is_switch] == [
-        "rest",
-        "grpc",
-        "amqp",
-        "insecure",
-        "amqp_declare",
+        *("rest", "grpc", "amqp", "insecure", "admin", "amqp_declare")
     ]
 
 

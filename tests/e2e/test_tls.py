@@ -118,7 +118,7 @@ async def test_sighup_under_load(process: TriviumProcess, pki: Pki) -> None:
                 await asyncio.sleep(0.01)
         done.set()
     assert await process.end(signal.SIGTERM) == 0
-    assert not [line for line in process.lines if line.get("level") in ("warning", "error", "critical")]
+    assert not [line for line in process.lines if line.get("log.level") in ("warning", "error", "critical")]
 
 
 async def test_strangers_leave_no_lines(process: TriviumProcess, pki: Pki) -> None:

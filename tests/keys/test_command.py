@@ -173,7 +173,7 @@ async def test_another_policy_counts_from_sighup_on(service: TriviumProcess, fla
         write(policy, "[principals.shop]\nread = [")
         service.process.send_signal(signal.SIGHUP)
         line = await service.logged("the new policy can't be used, the old one stays")
-        assert str(policy) in str(line["reason"])
+        assert str(policy) in str(line["trivium.reason"])
         assert (await http.get("/api/topics/orders.new/messages")).status_code == 200
         write(policy, '[principals.shop]\nread = ["stock"]\n[principals.new]\n')
         service.process.send_signal(signal.SIGHUP)

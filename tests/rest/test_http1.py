@@ -84,6 +84,7 @@ async def test_writes_each_response_at_once(door: RestDoor, monkeypatch: pytest.
         "content-type",
         "date",
         "x-content-type-options",
+        "x-request-id",
     ]
 
 

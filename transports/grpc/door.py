@@ -3,12 +3,15 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Meter
 from transports.grpc import health as health_checks
 from transports.grpc import keys, messages, reflection, tls
 from transports.grpc.calls import Calls
@@ -41,7 +44,8 @@ class GrpcDoor:
         self._health = health
         self._settings = settings
         self._closing = Closing()
-        self._calls = Calls(gate, self._closing, most=settings.grpc_rpcs)
+        self._meter = Meter.of(self.name, settings)
+        self._calls = Calls(gate, self._closing, self._meter, most=settings.grpc_rpcs)
         self._port = settings.grpc_port
 
     @property
@@ -72,12 +76,17 @@ class GrpcDoor:
         await stopping
         await self._calls.ended()  # the server's stop returns before they have (grpc/grpc#37239)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self._calls.figures()
+
     async def wait(self) -> None:
         await self._server.wait_for_termination(_FOREVER_SECONDS)
 
     def _add_services(self) -> None:
         limits = self._settings.limits
-        publish_stream = PublishStream(self._closing, limits=limits)
+        streamed = self._meter.operation("StreamedPublish")
+        publish_stream = PublishStream(self._closing, streamed, limits=limits)
         ours = messages.Messages(publish_stream, limits=limits)
         services = (messages.SERVICE, keys.SERVICE, health_checks.SERVICE, reflection.SERVICE)
         names = [service.full_name for service in services]
@@ -88,7 +97,7 @@ class GrpcDoor:
         serve(keys.SERVICE.full_name, self._calls.handlers(keys.SERVICE, keys.Keys().rpcs, bounded=True))
         serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.rpcs))
         for name in (reflection.SERVICE.full_name, reflection.V1):
-            serve(name, self._calls.handlers(reflection.SERVICE, described))
+            serve(name, self._calls.handlers(reflection.SERVICE, described, name=name))
 
     def _options(self) -> list[tuple[str, int]]:
         rpcs = self._settings.grpc_rpcs + _SPARE_RPCS

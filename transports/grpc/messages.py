@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from core.limits import Limits
 from core.messages import Greeting
+from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call, Rpc, unary
@@ -42,7 +43,7 @@ class Messages:
 
     async def _publish(self, call: Call, raw: bytes) -> bytes:
         topic, messages = codec.decode_publish(pb.PublishRequest, raw, self._limits)
-        return codec.encode_published(await call.service.publish(topic, messages))
+        return codec.encode_published(await call.service.publish(topic, propagate(messages, self._limits)))
 
     async def _get_message(self, call: Call, raw: bytes) -> bytes:
         request = codec.parse(pb.GetMessageRequest, raw)

@@ -43,7 +43,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         #: Whether each closes after the request that it has.
         self.closing = False
-        self._limit = limit
+        self.limit = limit
         self._open: set[Connection] = set()
         self._emptied = asyncio.Event()
         self._has_warned = False
@@ -57,16 +57,16 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether no more are served."""
-        return len(self._open) >= self._limit
+        return len(self._open) >= self.limit
 
     @property
     def overfull(self) -> bool:
         """Whether there is no room even to refuse one politely."""
-        return len(self._open) >= self._limit + _REFUSALS
+        return len(self._open) >= self.limit + _REFUSALS
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)
-        if len(self._open) > self._limit and not self._has_warned:
+        if len(self._open) > self.limit and not self._has_warned:
             log.warning("no more connections are taken", open=len(self._open))
             self._has_warned = True
 

@@ -3,10 +3,23 @@
 from starlette.types import Scope
 
 from core.errors import InvalidArgument, Unauthenticated
+from core.gate import Gate, Session
+from core.telemetry.requests import current
 from transports.tls.clients import ClientCertificate
 
+#: Where the scope of a request has the session of whoever sent it.
+SESSION = "trivium.session"
 #: An access token with many claims is some kilobytes; nothing longer is looked at.
 _LONGEST = 16 * 1024
+
+
+async def admit(gate: Gate, scope: Scope) -> Session:
+    """The session of a request, which its log lines name too. Raises what `Gate.admit` raises."""
+    session = scope[SESSION] = await gate.admit(RequestCredentials(scope))
+    request = current.get()
+    if request is not None:
+        request.principal = session.principal.name
+    return session
 
 
 class RequestCredentials:

@@ -5,8 +5,9 @@ to close it; so what is not wanted is read all the same, and thrown away.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 from urllib.parse import unquote
 
 import structlog
@@ -15,8 +16,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
 from core.gate import Gate
 from core.settings import Settings
-from transports.rest.answers import Answer, Budget, Sender, problem
-from transports.rest.credentials import RequestCredentials
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Instrument
+from core.telemetry.metrics import bound
+from core.telemetry.requests import RequestIds
+from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
+from transports.rest.credentials import admit
 from transports.rest.exchange import WHOLE
 from transports.rest.presence import ClientGone
 
@@ -24,8 +29,6 @@ log = structlog.get_logger("trivium.rest")
 
 #: Where the body stands in the scope that the application gets.
 BODY = "trivium.body"
-#: And the session of whoever sent it.
-SESSION = "trivium.session"
 #: Request line and headers, without what HTTP puts between them.
 HEADER_BYTES = 32 * 1024
 #: Requests at once beside the streams and waiting reads.
@@ -35,8 +38,19 @@ _REQUESTS = 1000
 class Intake:
     """Bounds the requests at once, their headers, and their bodies in size, time and sum over all connections."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, sender: Sender, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        sender: Sender,
+        settings: Settings,
+        requests: RequestIds,
+        refused: Instrument,
+    ) -> None:
+        """`refused` counts the requests that get no further than here."""
         self.requests = 0
+        self._request_ids = requests
+        self._refused = refused
         self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
         self._app = app
         self._gate = gate
@@ -69,6 +83,11 @@ class Intake:
         for deadline in self._arriving:
             deadline.reschedule(0)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("rest_requests", self.requests, self._max_requests)
+        yield from bound("rest_body_bytes", self.bodies.used, self.bodies.limit)
+        yield from bound("rest_answer_bytes", self._sender.large.used, self._sender.large.limit)
+
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal, has_body = self._judge(scope)
         if refusal is None and not has_body:
@@ -88,8 +107,9 @@ class Intake:
             body.release()
 
     def _judge(self, scope: Scope) -> tuple[Answer | None, bool]:
-        """What to answer instead if the request breaks a bound before its body came, and whether it has a body."""
-        size, declared, has_body = _measure(scope)
+        """Begin a request: what to answer instead if it breaks a bound before its body came, and whether it has one."""
+        size, declared, has_body, given = _measure(scope)
+        scope[REQUEST_ID] = self._request_ids.begin(given, scope["headers"]).id
         if size > HEADER_BYTES:
             error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
             return problem(error, scope, status=431), has_body
@@ -104,7 +124,7 @@ class Intake:
         is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
             # only whoever is known may fill our memory
-            scope[SESSION] = await self._gate.admit(RequestCredentials(scope))
+            await admit(self._gate, scope)
             if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
                 scope[BODY] = await body.read()
             else:
@@ -124,7 +144,9 @@ class Intake:
 
         Closing a socket with unread input resets it, and the client would never see the answer.
         """
+        begun = perf_counter()
         await self._sender.begin(answer, scope, send)
+        self._refused.ended(answer.code, begun, (scope, answer.status))
         with suppress(TimeoutError):
             async with self._deadline(until):
                 await body.discard()
@@ -197,8 +219,9 @@ def _to_origin_form(scope: Scope) -> None:
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
-def _measure(scope: Scope) -> tuple[int, int, bool]:
-    """The bytes of the request's head, the length that its body declares, and whether it has a body at all."""
+def _measure(scope: Scope) -> tuple[int, int, bool, bytes | None]:
+    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id."""
+    given = None
     size = len(scope["raw_path"]) + len(scope["query_string"])
     declared = 0
     has_body = scope["http_version"] == "2"  # RFC 9112, section 6.3: in HTTP/1.1 two headers tell
@@ -209,4 +232,6 @@ def _measure(scope: Scope) -> tuple[int, int, bool]:
             declared = int(value) if value.isdigit() and len(value) < 20 else 0
         elif name == b"transfer-encoding":
             has_body = True
-    return size, declared, has_body
+        elif name == b"x-request-id":
+            given = value
+    return size, declared, has_body, given

@@ -27,13 +27,21 @@ _ESCAPE = re.compile(r"\\(.)")
 class Request:
     """One request with its whole body. `receive` tells when the client leaves."""
 
-    __slots__ = ("_session", "body", "headers", "method", "path", "receive", "scope")
+    __slots__ = ("_service", "_session", "body", "headers", "method", "path", "receive", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, body: bytes, session: Session | None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        body: bytes,
+        session: Session | None,
+        service: MessageService | None,
+    ) -> None:
         self.scope = scope
         self.receive = receive
         self.body = body
         self._session = session
+        self._service = service
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.path: dict[str, str] = scope["path_params"]
@@ -48,7 +56,9 @@ class Request:
     @property
     def service(self) -> MessageService:
         """The service as far as whoever asks may use it."""
-        return self.session.service
+        if self._service is None:
+            raise Unauthenticated("nobody is known to ask")
+        return self._service
 
     @property
     def keys(self) -> KeyService:

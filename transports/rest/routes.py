@@ -1,6 +1,8 @@
 """Which handler answers at which path: one table, from which the router is built and the document is checked."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
+from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -10,18 +12,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from core.errors import Internal, MethodNotAllowed, NotFound, TriviumError
 from core.gate import Gate
 from core.policy import OPERATIONS, Needs
+from core.telemetry.meter import CANCELLED, OK, Instrument, Meter
 from transports.rest.answers import Answer, Sender, problem
-from transports.rest.credentials import RequestCredentials
+from transports.rest.credentials import SESSION, admit
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
-from transports.rest.intake import BODY, SESSION
+from transports.rest.intake import BODY
 from transports.rest.presence import ClientGone
 from transports.rest.requests import Request
 from transports.rest.streams import EventStream
 
 log = structlog.get_logger("trivium.rest")
 
+#: What is counted where no operation was found.
+UNKNOWN = "Unknown"
+
 Handler = Callable[[Request], Awaitable[Answer | EventStream]]
+#: What serves a method, whether for everybody, and what counts it.
+Served = tuple[Handler, bool, Instrument]
 
 
 class Operation(Struct, frozen=True):
@@ -39,6 +47,11 @@ class Operation(Struct, frozen=True):
     @property
     def public(self) -> bool:
         return OPERATIONS[self.operation] is Needs.NOTHING
+
+    @property
+    def metric(self) -> str:
+        """Its name in metrics, where all doors use that of gRPC."""
+        return "Publish" if self.name == "postData" else f"{self.name[0].upper()}{self.name[1:]}"
 
 
 def operations(handlers: Handlers, description: Description) -> list[Operation]:
@@ -62,14 +75,16 @@ def operations(handlers: Handlers, description: Description) -> list[Operation]:
     ]
 
 
-def router(table: list[Operation], gate: Gate, sender: Sender) -> ASGIApp:
-    """The ASGI application of the table."""
-    operations: dict[str, dict[str, Operation]] = {}
-    for operation in table:
-        operations.setdefault(operation.path, {})[operation.method] = operation
-    resources = {path: Resource(methods, gate, sender) for path, methods in operations.items()}
+def router(table: list[Operation], gate: Gate, sender: Sender, meter: Meter, unknown: Instrument) -> ASGIApp:
+    """The ASGI application of the table. `unknown` counts what is for none of its operations."""
+    counted = {name: meter.operation(name, describe) for name in dict.fromkeys(one.metric for one in table)}
+    methods: dict[str, dict[str, Served]] = {}
+    for one in table:
+        methods.setdefault(one.path, {})[one.method] = one.handler, one.public, counted[one.metric]
+    boundary = Boundary(gate, sender, meter, unknown)
+    resources = {path: Resource(served, boundary) for path, served in methods.items()}
     routes = [Route(path, resource) for path, resource in resources.items() if "{" in path]
-    patterns = Router(routes, redirect_slashes=False, default=Resource({}, gate, sender))
+    patterns = Router(routes, redirect_slashes=False, default=Resource({}, boundary))
     names = {path: resource for path, resource in resources.items() if "{" not in path}
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,37 +99,65 @@ def router(table: list[Operation], gate: Gate, sender: Sender) -> ASGIApp:
     return route
 
 
+def describe(subject: tuple[Scope, int]) -> dict[str, Any]:
+    """A request and the status of its answer (0: none), for the access log."""
+    scope, status = subject
+    return {
+        "http.request.method": scope["method"],
+        "http.response.status_code": status or None,
+        "http.version": scope["http_version"],
+        "url.path": scope["path"],
+        "client.address": scope["client"][0] if scope.get("client") else None,
+    }
+
+
+class Boundary(Struct, frozen=True):
+    """What all resources share: who is let in, how answers are sent, what is counted."""
+
+    gate: Gate
+    sender: Sender
+    meter: Meter
+    unknown: Instrument
+
+
 class Resource:
     """What answers at one path, as a bare ASGI application: Starlette's requests and responses cost a fifth more.
 
     Without any handler it is what answers at unknown paths.
     """
 
-    def __init__(self, methods: Mapping[str, Operation], gate: Gate, sender: Sender) -> None:
-        self._handlers = {method: (found.handler, found.public) for method, found in methods.items()}
-        if "GET" in methods:
-            self._handlers["HEAD"] = self._handlers["GET"]  # the server leaves the body out
-        self._allow = ((b"allow", ", ".join(sorted(self._handlers)).encode()),)
-        self._gate = gate
-        self._sender = sender
+    def __init__(self, served: Mapping[str, Served], boundary: Boundary) -> None:
+        self._served = dict(served)
+        self._boundary = boundary
+        if "GET" in served:
+            self._served["HEAD"] = served["GET"]  # the server leaves the body out
+        self._allow = ((b"allow", ", ".join(sorted(self._served)).encode()),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._answer(scope, receive)
-        if isinstance(answer, Answer):
-            await self._sender.send(answer, scope, send)
-        else:
-            await answer.send(scope, receive, send)
+        begun = perf_counter()
+        handler, public, instrument = self._served.get(scope["method"], (None, True, self._boundary.unknown))
+        code, status = CANCELLED, 0
+        try:
+            if handler is None:
+                answer: Answer | EventStream = self._refusal(scope)
+            else:
+                answer = await self._answer(handler, scope, receive, public=public)
+            if isinstance(answer, Answer):
+                sent = await self._boundary.sender.send(answer, scope, send)
+                code, status = sent.code, sent.status
+            else:
+                await answer.send(scope, receive, send)
+                code, status = OK, 200
+        finally:
+            instrument.ended(code, begun, (scope, status))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | EventStream:
-        found = self._handlers.get(scope["method"])
-        if found is None:
-            return self._refusal(scope)
-        handler, public = found
+    async def _answer(self, handler: Handler, scope: Scope, receive: Receive, *, public: bool) -> Answer | EventStream:
         try:
             session = scope.get(SESSION)  # a request with a body was admitted before the body was read
             if session is None and not public:
-                session = await self._gate.admit(RequestCredentials(scope))
-            return await handler(Request(scope, receive, scope[BODY], session))
+                session = await admit(self._boundary.gate, scope)
+            service = None if session is None else self._boundary.meter.counting(session.service)
+            return await handler(Request(scope, receive, scope[BODY], session, service))
         except TriviumError as error:
             return problem(error, scope)
         except ClientGone:
@@ -124,7 +167,7 @@ class Resource:
             return problem(Internal("an unexpected error; the log tells more"), scope)
 
     def _refusal(self, scope: Scope) -> Answer:
-        if not self._handlers:
+        if not self._served:
             return problem(NotFound("nothing is at this path; /docs tells what there is"), scope)
         method = scope["method"][:20]
         error = MethodNotAllowed(f"{method} is not among {self._allow[0][1].decode()}", field="method")

@@ -6,10 +6,13 @@ import logging
 import resource
 import socket
 import ssl
+from collections.abc import Iterable
 
 import structlog
 from starlette.types import ASGIApp
 
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 from transports.rest.connections import Connections
 from transports.rest.http1 import Http1, Site
 from transports.rest.http2 import Http2, HttpConfig
@@ -60,6 +63,9 @@ class HttpServer:
         self._sweeper = asyncio.create_task(self._connections.sweep(), name="rest-idle-connections")
         bound: int = self._listeners[0].getsockname()[1]
         return bound
+
+    def figures(self) -> Iterable[Figure]:
+        return bound("rest_connections", len(self._connections), self._connections.limit)
 
     async def wait(self) -> None:
         """Return when the server was closed; raises if it died."""

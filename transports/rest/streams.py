@@ -89,7 +89,7 @@ class EventStream:
         what is cancelled while it waits for the next page has lost its generator."""
         try:
             async with while_present(receive):
-                await send(STREAM_START.start())
+                await send(STREAM_START.start(scope))
                 with suppress(Unauthenticated):  # who comes again is told
                     async with self._session.lifetime():
                         await self._write_all(scope, send)
