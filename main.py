@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -146,7 +147,8 @@ def parser() -> argparse.ArgumentParser:
         prog="trivium",
         description="One durable message service with three doors: REST, gRPC and AMQP.",
         allow_abbrev=False,
-        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config.",
+        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config. "
+        "`trivium healthcheck`, with the same flags, asks a running one whether it is ready.",
     )
     found.add_argument("--config", type=Path, metavar="FILE.toml", help="Read settings from a TOML file.")
     found.add_argument("--check-config", action="store_true", help="Check the configuration, and end.")
@@ -188,10 +190,22 @@ def _is_installed(library: str) -> bool:
         return False
 
 
+def _healthcheck(arguments: Sequence[str]) -> int:
+    settings, _ = configure(arguments, os.environ)
+    return import_module("healthcheck").check(settings)  # type: ignore[no-any-return]
+
+
+#: What `trivium NAME ...` does instead of serving; each takes the arguments after its name, and answers the exit code.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"healthcheck": _healthcheck}
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """The whole program; the answer is the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        settings, check_only = configure(sys.argv[1:] if arguments is None else arguments, os.environ)
+        if arguments and (command := COMMANDS.get(arguments[0])):
+            return command(arguments[1:])
+        settings, check_only = configure(arguments, os.environ)
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK
