@@ -19,6 +19,10 @@ help:
 	@echo 'make proto                    generate the Python of proto/'
 	@echo 'make lock [LOCK_ARGS=...]     lock what setup.cfg declares (--upgrade: with the newest versions)'
 	@echo 'make venv                     make $(VENV) with everything that development takes'
+	@echo 'make image [IMAGE=name:tag]   build the container image, with podman or docker (ENGINE=, IMAGE_ARGS="...")'
+	@echo 'make binary                   make dist/trivium, one file that needs only a Python'
+	@echo 'make sbom                     write dist/trivium.cdx.json, what is in it, in CycloneDX'
+	@echo 'make check-deploy             check deploy/ and compose.yaml with the tools of those who read them'
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
 	@echo
 	@echo 'AMQP_URL=amqp://... uses that broker; without it a private RabbitMQ is installed and started.'
@@ -68,3 +72,5 @@ clean:
 	rm -rf $(VENV) .trivium build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+include deploy/deploy.mk
