@@ -12,9 +12,9 @@ IMAGE_ARGS ?=
 
 image:
 	$(ENGINE) build -t $(IMAGE) \
-		--build-arg VERSION=$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' core/__init__.py) \
-		--build-arg REVISION=$$(git rev-parse HEAD) \
-		--build-arg CREATED=$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) \
+		--label org.opencontainers.image.version=$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' core/__init__.py) \
+		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) \
+		--label org.opencontainers.image.created=$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) \
 		$(IMAGE_ARGS) .
 
 binary: $(DEPLOY_ENV)/requirements-deploy.txt

@@ -1,7 +1,7 @@
 """Writes dist/trivium.cdx.json: what a released Trivium consists of, in CycloneDX, from the lock (`make sbom`).
 
-The lock is installed into a folder of its own and read from there, because only installed packages tell their licences and
-what they need.
+The lock is installed into a folder of its own and read from there, because only installed packages tell their licences
+and what they need.
 """
 
 import configparser
