@@ -19,6 +19,7 @@ help:
 	@echo 'make proto                    generate the Python of proto/'
 	@echo 'make lock [LOCK_ARGS=...]     lock what setup.cfg declares (--upgrade: with the newest versions)'
 	@echo 'make venv                     make $(VENV) with everything that development takes'
+	@echo 'make monitoring               generate the dashboard and the rules for Kubernetes'
 	@echo 'make image [IMAGE=name:tag]   build the container image, with podman or docker (ENGINE=, IMAGE_ARGS="...")'
 	@echo 'make binary                   make dist/trivium, one file that needs only a Python'
 	@echo 'make sbom                     write dist/trivium.cdx.json, what is in it, in CycloneDX'
@@ -46,6 +47,7 @@ check: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.proto --check
 	$(BIN)/python -m tools.lock --check
+	$(BIN)/python -m tools.monitoring --check
 
 proto: venv
 	@$(BIN)/python -m tools.proto

@@ -8,7 +8,10 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE ?= trivium
 IMAGE_ARGS ?=
 
-.PHONY: image binary sbom check-deploy
+.PHONY: monitoring image binary sbom check-deploy
+
+monitoring: venv
+	@$(BIN)/python -m tools.monitoring
 
 image:
 	$(ENGINE) build -t $(IMAGE) \
