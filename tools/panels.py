@@ -46,7 +46,7 @@ COMMIT_P99, LAG_P99 = (
     "instance:trivium_commit_duration_seconds:p99_5m",
     "instance:trivium_event_loop_lag_seconds:p99_5m",
 )
-PUBLISHING, NOT_OK = 'operation=~"Publish|Inbox"', 'code!="ok"'
+PUBLISHING, NOT_OK = 'operation=~"Publish|StreamedPublish|Inbox"', 'code!="ok"'
 FIRING = 'ALERTS{alertname=~"Trivium.*",alertstate="firing"}'
 
 HEALTHY = (
