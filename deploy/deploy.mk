@@ -13,8 +13,9 @@ IMAGE_ARGS ?=
 monitoring: venv
 	@$(BIN)/python -m tools.monitoring
 
+# The format of docker is the one that has HEALTHCHECK.
 image:
-	$(ENGINE) build -t $(IMAGE) \
+	$(ENGINE) build -t $(IMAGE) $(if $(findstring podman,$(ENGINE)),--format docker) \
 		--label org.opencontainers.image.version=$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' core/__init__.py) \
 		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) \
 		--label org.opencontainers.image.created=$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) \
