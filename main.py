@@ -25,6 +25,7 @@ from core.settings import InvalidSettings, Settings, load, options
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
+from core.telemetry import tracing
 
 log = structlog.get_logger("trivium")
 
@@ -51,6 +52,7 @@ class Running:
     def __init__(self, service: MessageService) -> None:
         self.service = service
         self.doors: dict[str, Transport] = {}
+        self.admin = ""  # where the admin listener is, if it is
         self.parts: list[Part] = []
 
 
@@ -62,25 +64,44 @@ async def running(container: Container) -> AsyncIterator[Running]:
     """
     settings = container.settings()
     health = container.health()
+    metrics = container.metrics()
+    health.start()
     async with AsyncExitStack() as stack:
+        address = await _open_admin(stack, container) if settings.admin else ""
+        if (spans := container.tracing()) is not None:
+            await stack.enter_async_context(spans)
+        lag = await stack.enter_async_context(container.loop_lag())
         store = await stack.enter_async_context(container.log())
         service = container.service()
         up = Running(service)
+        up.admin = address
         up.parts.append(store)
+        for part in (health, lag, store, service, container.publisher() if settings.amqp else None):
+            metrics.add(part)
         try:
             for provider in _parts(container, settings):
                 part = provider()
                 if part is None:
                     continue
                 await stack.enter_async_context(part)
+                metrics.add(part)
                 up.parts.append(part)
-                if (address := getattr(part, "address", None)) is not None:
+                if (opened := getattr(part, "address", None)) is not None:
                     up.doors[part.name] = part
-                    log.info("door is open", door=part.name, address=address)
+                    log.info("door is open", door=part.name, address=opened)
+            health.started()
             yield up
         finally:
             health.drain()
             service.drain()
+
+
+async def _open_admin(stack: AsyncExitStack, container: Container) -> str:
+    """First of all, so that probes are answered while the store opens, and last to close."""
+    admin = await stack.enter_async_context(container.admin())
+    log.info("admin listener is open", address=admin.address)
+    address: str = admin.address
+    return address
 
 
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
@@ -178,6 +199,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     ]
     if not (settings.rest or settings.grpc or settings.amqp):
         problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
+    problems += tracing.problems(environment)
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only
@@ -209,10 +231,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets)
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(Container(settings=settings)))
+            return runner.run(serve(Container(settings=settings, environment=os.environ)))
     except InvalidSettings as error:
         for problem in error.problems:
             print(f"trivium: {problem}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -11,6 +11,8 @@ from core.limits import Limits, check_offset, check_topic
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
 from core.ports import MessageLog
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
@@ -43,6 +45,9 @@ class LocalService:
             greeting=settings.greeting,
             max_streams=settings.max_streams,
         )
+
+    def figures(self) -> Iterable[Figure]:
+        return bound("streams", self.streams, self._max_streams)
 
     def drain(self) -> None:
         """End streams and waiting reads; everything else goes on."""

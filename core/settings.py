@@ -14,6 +14,8 @@ from msgspec import Meta, Struct
 
 from core.limits import TOPIC, Limits
 from core.logs import LogFormat
+from core.redaction import secrets_of
+from core.telemetry.access import AccessLogMode
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -43,6 +45,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[
         Seconds, _help("Time to finish work after SIGTERM; under the 30 s that orchestrators give.")
     ] = 20.0
+
+    access_log: Annotated[
+        AccessLogMode,
+        _help(
+            "A log line per request, for a share of them, or none: a line costs some 70 us, a third of small requests."
+        ),
+    ] = "off"
+    access_log_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=1)], _help("The share that a sampled access log tells of.")
+    ] = 0.01
+
+    admin: Annotated[bool, _help("Serve metrics, probes and the log level on a port of their own.")] = True
+    admin_host: Annotated[str, _help("Address of the admin listener; it has no rights, so loopback.")] = "127.0.0.1"
+    admin_port: Annotated[Port, _help("Port of the admin listener, 0 takes a free one; OpenTelemetry's.")] = 9464
+    metrics_topics: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)], _help("Oldest topics with series of their own; the rest is one.")
+    ] = 100
 
     default_topic: Annotated[str, Meta(pattern=f"^{TOPIC.pattern}"), _help("Topic of `get data`.")] = "data"
     greeting: Annotated[str, _help("Answer of `get data` on an empty topic.")] = "Hello from Trivium"
@@ -107,6 +126,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     relay_probe_seconds: Annotated[
         Seconds, _help("Longest pause between probes of a held topic: a new queue gets its messages within it.")
     ] = 5.0
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be logged, in every form in which it might be."""
+        return secrets_of(self.amqp_url)
 
     @property
     def limits(self) -> Limits:

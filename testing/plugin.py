@@ -30,13 +30,14 @@ class Trivium:
         self.service: MessageService = up.service
         self.rest = up.doors["rest"].address if "rest" in up.doors else ""
         self.grpc = up.doors["grpc"].address if "grpc" in up.doors else ""
+        self.admin = up.admin
         self.broker: FakeBroker = container.publisher()
 
 
 @pytest.fixture
 def trivium_settings() -> Settings:
     """In memory, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ pytest_plugins = ["testing.plugin"]
 @pytest.fixture
 def settings() -> Settings:
     """Settings for tests: in memory, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
 
 
 @pytest.fixture

@@ -159,7 +159,9 @@ def test_every_setting_is_an_option_with_a_description() -> None:
     assert found["rest_port"].flag == "--rest-port"
     assert found["amqp_prefix"].description == "First part of queue names."
     assert found["log_format"].choices == ("auto", "text", "json")
-    assert [name for name, option in found.items() if option.is_switch] == ["rest", "grpc", "amqp", "amqp_declare"]
+    assert [name for name, option in found.items() if option.is_switch] == [
+        *("rest", "grpc", "amqp", "admin", "amqp_declare")
+    ]
 
 
 def test_the_limits_are_those_of_the_settings() -> None:

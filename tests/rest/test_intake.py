@@ -11,7 +11,7 @@ from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Wire, connected, request, until
-from transports.rest.answers import Answer, Budget, Sender
+from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender
 from transports.rest.door import RestDoor
 from transports.rest.intake import HEADER_BYTES
 
@@ -223,7 +223,7 @@ class TestManyBodies:
 async def test_bounds_large_answers() -> None:
     """Large answers that clients are slow to take are bounded together; past that it is `overloaded`."""
     sender = Sender(100_000)
-    scope = {"raw_path": b"/"}
+    scope = {"raw_path": b"/", REQUEST_ID: "1"}
     taken = asyncio.Event()
     statuses: list[int] = []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import structlog
 
 from core.health import Health, State
 from core.settings import InvalidSettings, Settings
+from core.telemetry.figures import Figure
 from transports.amqp import topology
 from transports.amqp.link import Link, Session
 from transports.amqp.topology import Topology
@@ -64,6 +66,10 @@ class Broker:
     @property
     def address(self) -> str:
         return self._address
+
+    def figures(self) -> Iterator[Figure]:
+        for link in self._links:
+            yield from link.figures()
 
     def attach(self, link: Link, part: str, session: Session) -> None:
         """Serve `session` on one of the connections, from entering until leaving."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.connection import Parameters
 from pika.exceptions import AMQPError
 
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
 from transports.amqp.channel import Channel, ChannelLost
 from transports.amqp.topology import TopologyError
 from transports.amqp.wire import Connection, explain
@@ -57,6 +59,13 @@ class Link:
         self._report = report
         self._connection: Connection | None = None
         self._connected = asyncio.Event()
+        self._connections = 0
+
+    def figures(self) -> Iterator[Figure]:
+        yield vocabulary.BROKER_CONNECTED.of(int(self._connected.is_set()), self.name)
+        blocked = self._connection is not None and self._connection.blocked is not None
+        yield vocabulary.BROKER_BLOCKED.of(int(blocked), self.name)
+        yield vocabulary.BROKER_CONNECTIONS.of(self._connections, self.name)
 
     async def run(self) -> None:
         """Connect, again and again, until cancelled."""
@@ -104,6 +113,7 @@ class Link:
         try:
             await self._prepare(connection)
             self._connection = connection
+            self._connections += 1
             self._connected.set()
             self._flow()
             return f"connection lost: {explain(await asyncio.shield(connection.lost))}"

@@ -8,8 +8,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from core.errors import InvalidArgument, NotFound, TooLarge
-from core.limits import check_json
+from core.limits import Limits, check_json
 from core.ports import MessageService
+from core.telemetry.meter import Instrument, Meter
+from core.telemetry.propagation import propagate
 from transports import cloudevents, documents
 from transports.amqp.answers import Answer
 
@@ -38,7 +40,8 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 class Operations:
     """Decodes a request, calls the service, encodes what it answers."""
 
-    def __init__(self, service: MessageService) -> None:
+    def __init__(self, service: MessageService, meter: Meter, limits: Limits) -> None:
+        self._limits = limits
         self._service = service
         self._named: dict[str, Callable[[Request], Awaitable[bytes]]] = {
             "GetData": self._get_data,
@@ -47,6 +50,12 @@ class Operations:
             "ReadMessages": self._read_messages,
             "ListTopics": self._list_topics,
         }
+        self._counted = {name: meter.operation(name) for name in self._named}
+        self._unknown = meter.operation("Unknown")
+
+    def instrument(self, name: str | None) -> Instrument:
+        """What counts calls of that name."""
+        return self._unknown if name is None else self._counted.get(name, self._unknown)
 
     async def call(self, name: str | None, body: bytes) -> Answer:
         """Raises `TriviumError`. A publish has begun when this suspends for the first time."""
@@ -63,7 +72,7 @@ class Operations:
 
     async def _publish(self, request: Request) -> bytes:
         elements = _required(request.messages, "messages")
-        messages = cloudevents.decode_elements(elements, required=())
+        messages = propagate(cloudevents.decode_elements(elements, required=()), self._limits)
         return documents.batch_document(await self._service.publish(_required(request.topic, "topic"), messages))
 
     async def _get_message(self, request: Request) -> bytes:

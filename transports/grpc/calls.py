@@ -1,7 +1,8 @@
 """The boundary of every call: admission, errors, and what is still running."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import NoReturn, TypeAlias, cast
 
 import grpc
@@ -9,8 +10,13 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
 from core.errors import DeadlineExceeded, Internal, InvalidArgument, Overloaded, TriviumError, Unavailable
+from core.telemetry.figures import Figure
+from core.telemetry.meter import CANCELLED, OK, Meter
+from core.telemetry.metrics import bound
+from core.telemetry.requests import HEADER, RequestContext
 from transports.grpc.closing import Closing
 from transports.grpc.errors import status_of
+from transports.grpc.rpcs import Rpc
 
 log = structlog.get_logger("trivium.grpc")
 
@@ -24,11 +30,12 @@ MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class Call:
     """One call as its handler sees it. Requests and answers are bytes: garbage is then met inside the boundary."""
 
-    __slots__ = ("_closing", "_context")
+    __slots__ = ("_closing", "_context", "_rpc")
 
-    def __init__(self, context: Context, closing: Closing) -> None:
+    def __init__(self, context: Context, closing: Closing, rpc: Rpc) -> None:
         self._context = context
         self._closing = closing
+        self._rpc = rpc
 
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
@@ -47,11 +54,15 @@ class Call:
     async def read(self) -> bytes | None:
         """The next request of a stream, None after the last."""
         request = await self._context.read()
-        return None if request is grpc.aio.EOF else request  # type: ignore[attr-defined]  # the stubs lack EOF
+        if request is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack EOF
+            return None
+        self._rpc.received += 1
+        return request
 
     async def write(self, answer: bytes) -> None:
         """Send an answer of a stream; returns once the peer can take more."""
         await self._context.write(answer)
+        self._rpc.sent += 1
 
 
 #: Serves one call; a stream writes its answers itself and returns None.
@@ -74,48 +85,72 @@ class Calls:
     call was admitted, and under a deadline; gRPC itself would read it first, and wait for it forever.
     """
 
-    def __init__(self, closing: Closing, *, most: int) -> None:
+    def __init__(self, closing: Closing, meter: Meter, *, most: int) -> None:
         """At most `most` calls run at once of the services that are bounded."""
         self._closing = closing
+        self._meter = meter
+        self._rpcs: list[Rpc] = []
         self._most = most
         self._bounded = 0
         self._running: set[asyncio.Task[object]] = set()
 
     def handlers(
-        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], *, bounded: bool = False
+        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], *, name: str = "", bounded: bool = False
     ) -> dict[str, MethodHandler]:
-        """What gRPC calls for each method of `service`."""
+        """What gRPC calls for each method of `service`, served under another `name` if one is given."""
+        name = name or service.full_name
         return {
             method.name: self._handler(
-                f"{service.full_name}/{method.name}",
-                handlers[method.name],
-                is_stream=method.client_streaming or method.server_streaming,
-                bounded=bounded,
+                Rpc(name, method, self._meter.operation(method.name)), handlers[method.name], bounded=bounded
             )
             for method in service.methods
         }
+
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("grpc_calls", self._bounded, self._most)
+        for rpc in self._rpcs:
+            yield from rpc.figures()
 
     async def ended(self) -> None:
         """Return once no handler runs."""
         while self._running:
             await asyncio.wait(self._running)
 
-    def _handler(self, rpc: str, handler: Handler, *, is_stream: bool, bounded: bool) -> MethodHandler:
+    def _handler(self, rpc: Rpc, handler: Handler, *, bounded: bool) -> MethodHandler:
+        self._rpcs.append(rpc)
+
         async def handle(_: object, context: Context) -> bytes | None:
+            begun = perf_counter()
+            rpc.started += 1
+            code = CANCELLED
+            request = self._begin(context)
             try:
                 self._enter(bounded=bounded)
-                return await handler(Call(context, self._closing))
+                answer = await handler(Call(context, self._closing, rpc))
+                code = OK
+                return answer
             except TriviumError as error:
-                return await _end(context, error)
+                code = error.code
+                return await _end(context, error, request)
             except grpc.aio.BaseError:
                 raise  # the call is over, nobody is there to answer
             except Exception:
-                log.exception("a call failed", rpc=rpc)
-                return await _end(context, Internal("the call failed, the log has the cause"))
+                log.exception("a call failed", rpc=rpc.name)
+                code = Internal.code
+                return await _end(context, Internal("the call failed, the log has the cause"), request)
+            finally:
+                rpc.instrument.ended(code, begun)
 
-        if is_stream:
+        if rpc.is_stream:
             return grpc.stream_stream_rpc_method_handler(handle)
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _begin(self, context: Context) -> RequestContext:
+        metadata = cast(Iterable[tuple[str, str | bytes]], context.invocation_metadata() or ())
+        given = next((value for name, value in metadata if name == HEADER), None)
+        request = self._meter.requests.begin(given, metadata)
+        context.set_trailing_metadata(((HEADER, request.id),))
+        return request
 
     def _enter(self, *, bounded: bool) -> None:
         """Note this call until its task has ended; `Overloaded` if there are too many."""
@@ -133,6 +168,6 @@ class Calls:
         self._bounded -= 1
 
 
-async def _end(context: Context, error: TriviumError) -> NoReturn:
+async def _end(context: Context, error: TriviumError, request: RequestContext) -> NoReturn:
     status = status_of(error)
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    await context.abort(status.code, status.details, (*status.trailing_metadata, (HEADER, request.id)))

@@ -3,12 +3,15 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from core.health import Health
 from core.ports import MessageService
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Meter
 from transports.grpc import health as health_checks
 from transports.grpc import messages, reflection
 from transports.grpc.calls import Calls
@@ -32,11 +35,12 @@ class GrpcDoor:
     name = "grpc"
 
     def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
-        self._service = service
         self._health = health
         self._settings = settings
         self._closing = Closing()
-        self._calls = Calls(self._closing, most=settings.grpc_rpcs)
+        self._meter = Meter.of(self.name, settings)
+        self._service = self._meter.counting(service)
+        self._calls = Calls(self._closing, self._meter, most=settings.grpc_rpcs)
         self._port = settings.grpc_port
 
     @property
@@ -67,12 +71,17 @@ class GrpcDoor:
         await stopping
         await self._calls.ended()  # the server's stop returns before they have (grpc/grpc#37239)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self._calls.figures()
+
     async def wait(self) -> None:
         await self._server.wait_for_termination(_FOREVER_SECONDS)
 
     def _add_services(self) -> None:
         limits = self._settings.limits
-        publish_stream = PublishStream(self._service, self._closing, limits=limits)
+        streamed = self._meter.operation("StreamedPublish")
+        publish_stream = PublishStream(self._service, self._closing, streamed, limits=limits)
         ours = messages.Messages(self._service, publish_stream, limits=limits)
         names = [service.full_name for service in (messages.SERVICE, health_checks.SERVICE, reflection.SERVICE)]
         checks = health_checks.HealthChecks(self._health, self._closing, ("", messages.SERVICE.full_name))
@@ -81,7 +90,7 @@ class GrpcDoor:
         serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.handlers, bounded=True))
         serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.handlers))
         for name in (reflection.SERVICE.full_name, reflection.V1):
-            serve(name, self._calls.handlers(reflection.SERVICE, described))
+            serve(name, self._calls.handlers(reflection.SERVICE, described, name=name))
 
     def _options(self) -> list[tuple[str, int]]:
         rpcs = self._settings.grpc_rpcs + _SPARE_RPCS

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from core.limits import Limits
 from core.messages import Greeting
 from core.ports import MessageService
+from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call, Handler, unary
@@ -44,7 +45,7 @@ class Messages:
 
     async def _publish(self, raw: bytes) -> bytes:
         topic, messages = codec.decode_publish(pb.PublishRequest, raw, self._limits)
-        return codec.encode_published(await self._service.publish(topic, messages))
+        return codec.encode_published(await self._service.publish(topic, propagate(messages, self._limits)))
 
     async def _get_message(self, raw: bytes) -> bytes:
         request = codec.parse(pb.GetMessageRequest, raw)

@@ -10,10 +10,13 @@ from msgspec import Struct
 from starlette.types import Scope, Send
 
 from core.errors import Overloaded, TriviumError
+from core.telemetry.meter import OK
 from transports.documents import PROBLEM, STATUS, problem_document
 from transports.rest.presence import ClientGone
 
 JSON = "application/json"
+#: Where the scope holds the id of the request (`core.telemetry.requests`).
+REQUEST_ID = "trivium.request_id"
 #: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
 SEND_SECONDS = 60.0
 #: Answers above this are counted against the bound; the small ones are bounded by the number of requests.
@@ -28,10 +31,16 @@ class Answer(Struct, frozen=True, kw_only=True):
     content_type: str = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
     tell_length: bool = True
+    code: str = OK
 
-    def start(self) -> dict[str, Any]:
+    def start(self, scope: Scope) -> dict[str, Any]:
         """The ASGI event that begins the response."""
-        headers = [(b"content-type", self.content_type.encode()), (b"cache-control", b"no-store"), *self.headers]
+        headers = [
+            (b"content-type", self.content_type.encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", scope[REQUEST_ID].encode()),
+            *self.headers,
+        ]
         if self.tell_length:
             headers.append((b"content-length", b"%d" % len(self.body)))
         return {"type": "http.response.start", "status": self.status, "headers": headers}
@@ -54,8 +63,9 @@ def problem(
     if error.retry_after is not None:  # RFC 9110, section 10.2.3: whole seconds
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(error.retry_after)))
     instance = scope["raw_path"].decode("ascii", "replace")
+    members = {"request_id": scope[REQUEST_ID], **(members or {})}
     body = problem_document(error, status=status, instance=instance, members=members)
-    return Answer(status=status, body=body, content_type=PROBLEM, headers=headers)
+    return Answer(status=status, body=body, content_type=PROBLEM, headers=headers, code=error.code)
 
 
 class Budget:
@@ -63,13 +73,13 @@ class Budget:
 
     def __init__(self, limit: int, what: str) -> None:
         self.used = 0
-        self._limit = limit
+        self.limit = limit
         self._what = what
 
     def take(self, size: int) -> None:
         """Count `size` bytes in; `Overloaded`, and nothing counted, if they do not fit."""
-        if self.used + size > self._limit:
-            raise Overloaded(f"{self._limit} bytes of {self._what} are in memory, which is the most")
+        if self.used + size > self.limit:
+            raise Overloaded(f"{self.limit} bytes of {self._what} are in memory, which is the most")
         self.used += size
 
     def give(self, size: int) -> None:
@@ -80,22 +90,27 @@ class Sender:
     """Sends whole answers. Slow readers of large ones hold memory, which is bounded over all of them."""
 
     def __init__(self, large_bytes: int) -> None:
-        self._large = Budget(large_bytes, "answers")
+        self.large = Budget(large_bytes, "answers")
 
-    async def send(self, answer: Answer, scope: Scope, send: Send) -> None:
-        """Send all of `answer`; a client that does not take it in time loses its connection (`ClientGone`)."""
+    async def send(self, answer: Answer, scope: Scope, send: Send) -> Answer:
+        """Send all of `answer`; a client that does not take it in time loses its connection (`ClientGone`).
+
+        Returns what was sent: the refusal if there was no memory for it.
+        """
         if len(answer.body) <= _LARGE_BYTES:
             await self._send(answer, scope, send)
-            return
+            return answer
         try:
-            self._large.take(len(answer.body))
+            self.large.take(len(answer.body))
         except Overloaded as error:
-            await self._send(problem(error, scope), scope, send)
-            return
+            refusal = problem(error, scope)
+            await self._send(refusal, scope, send)
+            return refusal
         try:
             await self._send(answer, scope, send)
         finally:
-            self._large.give(len(answer.body))
+            self.large.give(len(answer.body))
+        return answer
 
     async def begin(self, answer: Answer, scope: Scope, send: Send) -> None:
         """Send everything but the end: the client sees the whole answer, the connection stays open."""
@@ -107,7 +122,7 @@ class Sender:
     async def _send(self, answer: Answer, scope: Scope, send: Send, *, more: bool = False) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await send(answer.start())
+                await send(answer.start(scope))
                 await send({"type": "http.response.body", "body": answer.body, "more_body": more})
         except TimeoutError as error:
             cut(scope)

@@ -1,16 +1,19 @@
 """The REST door as a part of the process."""
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from core.health import Health
 from core.ports import MessageService
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Meter
 from transports.rest.answers import Sender
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
 from transports.rest.intake import Intake
-from transports.rest.routes import operations, router
+from transports.rest.routes import UNKNOWN, describe, operations, router
 from transports.rest.serving import HttpServer
 
 #: Connections beside those that followers and waiting reads may take.
@@ -29,9 +32,12 @@ class RestDoor:
     def __init__(self, service: MessageService, health: Health, settings: Settings, version: str) -> None:
         self._settings = settings
         self._port = settings.rest_port
+        self._meter = Meter.of(self.name, settings)
         sender = Sender(settings.rest_inflight_bytes)
-        table = operations(Handlers(service, health, settings), Description(version))
-        self.intake = Intake(router(table, sender), sender, settings)
+        table = operations(Handlers(self._meter.counting(service), health, settings), Description(version))
+        refused = self._meter.operation(UNKNOWN, describe)
+        app = router(table, sender, self._meter, refused)
+        self.intake = Intake(app, sender, settings, self._meter.requests, refused)
         self._server = HttpServer(self.intake, max_connections=settings.max_streams + _CONNECTIONS)
 
     async def __aenter__(self) -> Self:
@@ -49,6 +55,11 @@ class RestDoor:
     def address(self) -> str:
         host = self._settings.rest_host
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self.intake.figures()
+        yield from self._server.figures()
 
     async def wait(self) -> None:
         await self._server.wait()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.errors import InvalidArgument, Unavailable
-from core.health import Health, State
+from core.health import Health
 from core.messages import Published
 from core.ports import MessageService
 from core.settings import Settings
@@ -97,19 +97,10 @@ class Handlers:
         verbose = request.query("verbose").get("verbose")
         if verbose not in (None, *_VERBOSE):
             raise InvalidArgument("takes no value, or 1 or true", field="verbose")
-        members = {} if verbose is None else self._checks()
+        members: dict[str, Any] = {} if verbose is None else {"checks": self._health.told()}
         if self._health.ready:
             return json_answer({"status": "ok", **members})
-        error = Unavailable("the service is ending" if self._health.draining else self._failures())
-        return problem(error, request.scope, members=members)
-
-    def _checks(self) -> dict[str, Any]:
-        checks = self._health.checks.items()
-        return {"checks": {name: {"state": check.state, "detail": check.detail} for name, check in checks}}
-
-    def _failures(self) -> str:
-        failed = [name for name, check in self._health.checks.items() if check.state is State.FAILED]
-        return f"failed: {', '.join(failed)}"
+        return problem(Unavailable(self._health.problem), request.scope, members=members)
 
 
 def _published(published: Published) -> Answer:

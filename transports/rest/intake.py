@@ -5,8 +5,9 @@ not wanted is read all the same, and thrown away.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 from urllib.parse import unquote
 
 import structlog
@@ -14,7 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
 from core.settings import Settings
-from transports.rest.answers import Answer, Budget, Sender, problem
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Instrument
+from core.telemetry.metrics import bound
+from core.telemetry.requests import RequestIds
+from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
@@ -30,8 +35,13 @@ _REQUESTS = 1000
 class Intake:
     """Bounds the requests at once, their headers, and their bodies in size, time and sum over all connections."""
 
-    def __init__(self, app: ASGIApp, sender: Sender, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, sender: Sender, settings: Settings, requests: RequestIds, refused: Instrument
+    ) -> None:
+        """`refused` counts the requests that get no further than here."""
         self.requests = 0
+        self._request_ids = requests
+        self._refused = refused
         self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
         self._app = app
         self._sender = sender
@@ -63,6 +73,11 @@ class Intake:
         for deadline in self._arriving:
             deadline.reschedule(0)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("rest_requests", self.requests, self._max_requests)
+        yield from bound("rest_body_bytes", self.bodies.used, self.bodies.limit)
+        yield from bound("rest_answer_bytes", self._sender.large.used, self._sender.large.limit)
+
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = _Body(receive, self._max_body, self.bodies)
         until = asyncio.get_running_loop().time() + self._body_seconds
@@ -77,7 +92,8 @@ class Intake:
 
     async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
-        size, declared, has_body = _measure(scope)
+        size, declared, has_body, given = _measure(scope)
+        scope[REQUEST_ID] = self._request_ids.begin(given, scope["headers"]).id
         try:
             if size > HEADER_BYTES:
                 error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
@@ -104,7 +120,9 @@ class Intake:
 
         Closing a socket with unread input resets it, and the client would never see the answer.
         """
+        begun = perf_counter()
         await self._sender.begin(answer, scope, send)
+        self._refused.ended(answer.code, begun, (scope, answer.status))
         with suppress(TimeoutError):
             async with self._deadline(until):
                 await body.discard()
@@ -174,8 +192,9 @@ def _to_origin_form(scope: Scope) -> None:
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
-def _measure(scope: Scope) -> tuple[int, int, bool]:
-    """The bytes of the request's head, the length that its body declares, and whether it has a body at all."""
+def _measure(scope: Scope) -> tuple[int, int, bool, bytes | None]:
+    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id."""
+    given = None
     size = len(scope["raw_path"]) + len(scope["query_string"])
     declared = 0
     has_body = scope["http_version"] == "2"  # RFC 9112, section 6.3: in HTTP/1.1 two headers tell
@@ -186,4 +205,6 @@ def _measure(scope: Scope) -> tuple[int, int, bool]:
             declared = int(value) if value.isdigit() and len(value) < 20 else 0
         elif name == b"transfer-encoding":
             has_body = True
-    return size, declared, has_body
+        elif name == b"x-request-id":
+            given = value
+    return size, declared, has_body, given

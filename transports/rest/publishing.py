@@ -1,22 +1,20 @@
 """Messages from an HTTP request: the CloudEvents HTTP binding 1.0.2, and plain bodies."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 from core.errors import InvalidArgument, UnsupportedMediaType
 from core.limits import Limits, check_json, is_json, media_type
-from core.messages import TRACE_ATTRIBUTES, Message, new_message
+from core.messages import Message, new_message
+from core.telemetry.propagation import propagate
 from transports.cloudevents import BATCH, STRUCTURED, decode_batch, decode_event, message_of, require
 from transports.rest.requests import Request, percent_decode, unquote, utf8
 
 _PREFIX = b"ce-"
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?utf-?8"?\s*(;|\Z)', re.IGNORECASE)
-#: A trace header that is longer is not worth the room it takes.
-_TRACE_BYTES = 1024
-_TRACE_HEADERS = {name.encode(): name for name in TRACE_ATTRIBUTES}
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -29,7 +27,7 @@ class _Data(Struct, forbid_unknown_fields=True):
 _data = msgspec.json.Decoder(_Data)
 
 
-def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[list[Message], bool]:
+def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[Sequence[Message], bool]:
     """The messages of a publishing request, and whether they are a batch.
 
     `key` is their ordering key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
@@ -44,7 +42,7 @@ def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[list
         messages = [decode_event(request.body)]
     else:
         messages = [_one(request, attributes, content_type)]
-    return _with_context(messages, request, key, limits), form == BATCH
+    return _with_context(messages, key, limits), form == BATCH
 
 
 def text_message_of(request: Request, limits: Limits) -> Message:
@@ -58,7 +56,7 @@ def text_message_of(request: Request, limits: Limits) -> Message:
     except msgspec.ValidationError as error:
         raise InvalidArgument(f'must be {{"message": <string>}}: {error}', field="body") from error
     message = new_message(text, id=_idempotency_key(request), content_type=_TEXT)
-    return _with_context([message], request, None, limits)[0]
+    return _with_context([message], None, limits)[0]
 
 
 def _one(request: Request, attributes: dict[str, str], content_type: str | None) -> Message:
@@ -111,35 +109,14 @@ def _ce_headers(request: Request) -> dict[str, str]:
     return found
 
 
-def _with_context(messages: list[Message], request: Request, key: str | None, limits: Limits) -> list[Message]:
-    """Fill in the key, and the trace context that the request carried and the message does not."""
-    trace = _trace(request)
-    if key is None and not trace:
-        return messages
-    return [_filled(message, key, trace, limits) for message in messages]
+def _with_context(messages: Sequence[Message], key: str | None, limits: Limits) -> Sequence[Message]:
+    """Fill in the key, and the trace context that the request carried, where the messages bring none."""
+    if key is not None:
+        messages = [_with_key(message, key) for message in messages]
+    return propagate(messages, limits)
 
 
-def _filled(message: Message, key: str | None, trace: dict[str, str], limits: Limits) -> Message:
-    if key is not None and message.key is not None and key != message.key:
+def _with_key(message: Message, key: str) -> Message:
+    if message.key is not None and key != message.key:
         raise InvalidArgument("is not the partitionkey that the message brings", field="key")
-    attributes = message.attributes
-    if trace and TRACE_ATTRIBUTES.isdisjoint(attributes) and _fits(attributes, trace, limits):
-        attributes = {**attributes, **trace}
-    return msgspec.structs.replace(message, key=message.key or key, attributes=attributes)
-
-
-def _trace(request: Request) -> dict[str, str]:
-    """The W3C headers of a request. What is odd is left out: it must not fail a publish."""
-    found: dict[str, str] = {}
-    for header, value in request.headers:
-        name = _TRACE_HEADERS.get(header)
-        if name is not None and value.isascii() and (text := value.decode()).isprintable():
-            found[name] = f"{found[name]},{text}" if name in found else text  # lists: W3C allows several headers
-    return {name: text for name, text in found.items() if 0 < len(text) <= _TRACE_BYTES}
-
-
-def _fits(attributes: Mapping[str, str], trace: Mapping[str, str], limits: Limits) -> bool:
-    """Whether the limits leave room for the trace context, beside six attributes with fields of their own."""
-    size = sum(len(name) + 4 * len(value) for name, value in attributes.items()) + 6 * limits.attribute_bytes
-    size += sum(len(name) + len(value) for name, value in trace.items())
-    return len(attributes) + len(trace) <= limits.extensions and size <= limits.attributes_bytes
+    return msgspec.structs.replace(message, key=message.key or key)

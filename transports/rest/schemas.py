@@ -105,11 +105,11 @@ def _problem() -> Schema:
         "code": {"enum": codes},
         "field": _text("The input at fault."),
         "retry_after": {"type": "number", "description": "Seconds after which to repeat."},
+        "request_id": _text("As in the header X-Request-Id; the log has it too."),
         "checks": ref("Checks"),
     }
-    return _object(
-        properties, optional=("instance", "field", "retry_after", "checks"), description="An error as RFC 9457 has it."
-    )
+    optional = ("instance", "field", "retry_after", "request_id", "checks")
+    return _object(properties, optional=optional, description="An error as RFC 9457 has it.")
 
 
 def schemas() -> Schema:

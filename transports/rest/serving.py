@@ -5,6 +5,7 @@ import contextlib
 import logging
 import resource
 import socket
+from collections.abc import Iterable
 
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
@@ -12,6 +13,8 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
 from core.errors import Overloaded
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 from transports.documents import PROBLEM, problem_document
 from transports.rest.connections import Connection, HttpConfig
 
@@ -52,6 +55,9 @@ class HttpServer:
         self._sweeper = asyncio.create_task(self._sweep(), name="rest-idle-connections")
         bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
+
+    def figures(self) -> Iterable[Figure]:
+        return bound("rest_connections", len(self._connections), self._max_connections)
 
     async def wait(self) -> None:
         """Return when the server was closed."""

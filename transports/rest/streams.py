@@ -86,7 +86,7 @@ class EventStream:
         what is cancelled while it waits for the next page has lost its generator."""
         try:
             async with while_present(receive):
-                await send(STREAM_START.start())
+                await send(STREAM_START.start(scope))
                 await self._write(b"id: %d\n\n" % self._cursor, scope, send)
                 comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
                 try:
