@@ -49,7 +49,9 @@ def _told(reason: str) -> int:
 
 
 def _listeners(settings: Settings) -> Iterator[Listener]:
-    """Those at a known port, the cheapest to ask first."""
+    """Those at a known port; first the one that is made to be asked, and tells of all doors."""
+    if settings.admin and settings.admin_port:
+        yield Listener(_reachable(settings.admin_host), settings.admin_port, _ask_http)
     if settings.rest and settings.rest_port:
         yield Listener(_reachable(settings.rest_host), settings.rest_port, _ask_http)
     if settings.grpc and settings.grpc_port:
