@@ -8,7 +8,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE ?= trivium
 IMAGE_ARGS ?=
 
-.PHONY: monitoring image binary sbom check-deploy
+.PHONY: monitoring image binary sbom check-deploy check-alerts
 
 monitoring: venv
 	@$(BIN)/python -m tools.monitoring
@@ -30,6 +30,11 @@ sbom: $(DEPLOY_ENV)/requirements-deploy.txt
 check-deploy: venv $(DEPLOY_ENV)/requirements-deploy.txt $(DEPLOY_ENV)/bin/kustomize
 	@command -v promtool >/dev/null || tools/install_package.sh prometheus "Prometheus's promtool"
 	@PATH="$(DEPLOY_BIN):$$PATH" tools/check_deploy.sh
+
+# With a real Prometheus and a real RabbitMQ, in about ten minutes.
+check-alerts: venv rabbitmq
+	@command -v prometheus >/dev/null || tools/install_package.sh prometheus Prometheus
+	@$(BIN)/python -m tests.deploy.live
 
 $(DEPLOY_ENV)/requirements-deploy.txt: requirements-deploy.txt | $(DEPLOY_ENV)/pyvenv.cfg
 	@echo 'Installing $< ...' >&2
