@@ -24,6 +24,7 @@ help:
 	@echo 'make binary                   make dist/trivium, one file that needs only a Python'
 	@echo 'make sbom                     write dist/trivium.cdx.json, what is in it, in CycloneDX'
 	@echo 'make check-deploy             check deploy/ and compose.yaml with the tools of those who read them'
+	@echo 'make check-image [IMAGE=...]   run the image as it should be run, and use all doors'
 	@echo 'make check-alerts             let a running Trivium suffer what each alert is about, before a real Prometheus'
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
 	@echo

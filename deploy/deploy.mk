@@ -8,7 +8,7 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE ?= trivium
 IMAGE_ARGS ?=
 
-.PHONY: monitoring image binary sbom check-deploy check-alerts
+.PHONY: monitoring image binary sbom check-deploy check-alerts check-image
 
 monitoring: venv
 	@$(BIN)/python -m tools.monitoring
@@ -20,6 +20,10 @@ image:
 		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) \
 		--label org.opencontainers.image.created=$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd) \
 		$(IMAGE_ARGS) .
+
+# With podman, on the ports of this machine.
+check-image: venv rabbitmq
+	@$(BIN)/python -m tests.deploy.live.image $(IMAGE)
 
 binary: $(DEPLOY_ENV)/requirements-deploy.txt
 	@$(DEPLOY_BIN)/python -m tools.binary
