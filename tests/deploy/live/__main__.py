@@ -28,7 +28,7 @@ async def suffer(scene: Scene, told: Prometheus) -> list[str]:
     wrong = []
     for cause, expected in FAULTS:
         try:
-            # An earlier fault may have left some behind; and on a busy machine the loop is late without any, for a while.
+            # An earlier fault may have left some; and on a busy machine the loop is late without any, for a while.
             await told.wait_for(expected, gone=True)
             begun = time.monotonic()
             async with cause(scene):
