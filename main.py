@@ -89,6 +89,7 @@ async def running(container: Container) -> AsyncIterator[Running]:
                 if (opened := getattr(part, "address", None)) is not None:
                     up.doors[part.name] = part
                     log.info("door is open", door=part.name, address=opened)
+                    stack.callback(log.info, "door is closing", door=part.name)
             health.started()
             yield up
         finally:

@@ -23,7 +23,7 @@ from testing.broker import FakeBroker
 
 
 class Trivium:
-    """A running Trivium: `rest` is the base URL of its REST door, `grpc` the target of its gRPC door."""
+    """A running Trivium: `rest` and `admin` are the base URLs of REST and metrics, `grpc` is the target of gRPC."""
 
     def __init__(self, up: Running, container: Container) -> None:
         self.container = container

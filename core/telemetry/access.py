@@ -24,14 +24,12 @@ class AccessLog:
 
     def write(self, door: str, operation: str, code: str, seconds: float, subject: Mapping[str, Any]) -> None:
         """`subject` holds what the door knows, under the names of the Elastic Common Schema."""
-        log.info(
-            "request",
-            **{
-                "event.action": operation,
-                "event.outcome": "success" if code == "ok" else "failure",
-                "event.duration": round(seconds * 1e9),
-                "network.protocol": door,
-                "error.code": None if code == "ok" else code,
-                **subject,
-            },
-        )
+        fields = {
+            "event.action": operation,
+            "event.outcome": "success" if code == "ok" else "failure",
+            "event.duration": round(seconds * 1e9),
+            "network.protocol": door,
+            "error.code": None if code == "ok" else code,
+            **subject,
+        }
+        log.info("request", **{name: value for name, value in fields.items() if value is not None})

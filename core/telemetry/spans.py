@@ -5,6 +5,7 @@ after its publishing looks at the message alone, and costs nothing for the other
 """
 
 import asyncio
+import random
 import threading
 import time
 from asyncio import Future
@@ -19,6 +20,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -51,18 +53,25 @@ _NOTHING = Context()
 class Tracing:
     """Makes spans, and exports them from entering until leaving."""
 
-    def __init__(self, provider: TracerProvider, processor: Callable[[], SpanProcessor]) -> None:
-        """`processor` makes what exports spans, when it is entered."""
+    def __init__(
+        self, provider: TracerProvider, processor: Callable[[], SpanProcessor], rate: float | None = None
+    ) -> None:
+        """`processor` makes what exports spans, when it is entered; `rate` is the share of traces that begin here.
+
+        Without a rate the provider's sampler decides. Asking it costs 4 us for every message that is not recorded.
+        """
+        self._rate = rate
         self._provider = provider
         self._processor = processor
         self._tracer = provider.get_tracer("trivium", VERSION)
 
     @classmethod
-    def exporting(cls) -> Self:
+    def exporting(cls, rate: float | None) -> Self:
         """As OpenTelemetry's variables say: where to, how many (`OTEL_TRACES_SAMPLER`), under which name."""
+        sampler = None if rate is None else ParentBased(ALWAYS_ON)
         resource = Resource.create({"service.name": "trivium", "service.version": VERSION}).merge(_named())
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        return cls(provider, lambda: BatchSpanProcessor(OTLPSpanExporter()))
+        provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+        return cls(provider, lambda: BatchSpanProcessor(OTLPSpanExporter()), rate)
 
     async def __aenter__(self) -> Self:
         self._provider.add_span_processor(self._processor())
@@ -75,6 +84,12 @@ class Tracing:
         flushing = threading.Thread(target=self._provider.shutdown, name="trivium-spans", daemon=True)
         flushing.start()
         await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
+
+    def takes(self, parent: SpanContext | None) -> bool:
+        """Whether a span under `parent`, or the first of a trace, may be recorded."""
+        if self._rate is None:
+            return True
+        return random.random() < self._rate if parent is None else parent.trace_flags.sampled  # noqa: S311 - a sample
 
     def start(self, name: str, topic: str, kind: SpanKind, parent: SpanContext | None) -> Span:
         context = _NOTHING if parent is None else set_span_in_context(NonRecordingSpan(parent), _NOTHING)
@@ -111,6 +126,8 @@ class TracedService:
         request = current.get()
         came_with = request.trace_attributes() if request is not None else {}
         parent = remote(came_with) or (remote(messages[0].attributes) if messages else None)
+        if not self._tracing.takes(parent):
+            return self._service.publish(topic, messages)
         span = self._tracing.start(self._name, topic, self._kind, parent)
         if not span.is_recording():
             return self._service.publish(topic, messages)
@@ -190,8 +207,7 @@ class TracedPublisher:
 
 def remote(attributes: Mapping[str, str]) -> SpanContext | None:
     """The span that W3C's attributes name (Trace Context, section 3.2)."""
-    found = TRACEPARENT.match(attributes.get("traceparent", ""))
-    if found is None:
+    if "traceparent" not in attributes or (found := TRACEPARENT.match(attributes["traceparent"])) is None:
         return None
     state = TraceState.from_header([attributes["tracestate"]]) if "tracestate" in attributes else None
     context = SpanContext(int(found[1], 16), int(found[2], 16), True, TraceFlags(int(found[3], 16)), state)
@@ -200,8 +216,6 @@ def remote(attributes: Mapping[str, str]) -> SpanContext | None:
 
 def sampled_of(message: Message) -> SpanContext | None:
     """The span that a message carries, if its trace is one of those that are recorded."""
-    if "traceparent" not in message.attributes:
-        return None
     context = remote(message.attributes)
     return context if context is not None and context.trace_flags.sampled else None
 

@@ -8,6 +8,7 @@ from typing import Any
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _EXPORTER = "OTEL_TRACES_EXPORTER"
+_RATE = "OTEL_TRACES_SAMPLER_ARG"
 _HTTP = "http/protobuf"
 _LIBRARY = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
@@ -30,6 +31,11 @@ def problems(environment: Mapping[str, str]) -> list[str]:
     protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), _HTTP)
     if protocol != _HTTP:
         found.append(f"{_PROTOCOLS[0]}: can't export by {protocol!r}; there is {_HTTP}")
+    try:
+        if not 0 <= float(environment.get(_RATE) or 1) <= 1:
+            raise ValueError
+    except ValueError:
+        found.append(f"{_RATE}: must be a number from 0 to 1")
     if not _is_installed():
         found.append("OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true")
     return found
@@ -37,7 +43,16 @@ def problems(environment: Mapping[str, str]) -> list[str]:
 
 def tracing(environment: Mapping[str, str]) -> Any:
     """A `core.telemetry.spans.Tracing`, or None where none is wanted."""
-    return import_module("core.telemetry.spans").Tracing.exporting() if is_wanted(environment) else None
+    if not is_wanted(environment):
+        return None
+    return import_module("core.telemetry.spans").Tracing.exporting(_rate(environment))
+
+
+def _rate(environment: Mapping[str, str]) -> float | None:
+    """The share of traces by the most usual sampler, whose decision is a matter of one number; None for others."""
+    if environment.get("OTEL_TRACES_SAMPLER", "").strip().lower() != "parentbased_traceidratio":
+        return None
+    return float(environment.get(_RATE) or 1)
 
 
 def _is_installed() -> bool:

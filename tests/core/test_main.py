@@ -203,6 +203,38 @@ async def test_streams_end_before_the_doors_close(settings: Settings) -> None:
     assert door.drained
 
 
+async def test_probes_are_answered_from_the_first_to_the_last(settings: Settings) -> None:
+    """Not ready while a door opens or closes, and alive all the time."""
+    container = Container(settings=msgspec.structs.replace(settings, amqp=False, grpc=False))
+    probed: list[tuple[int, int, str]] = []
+
+    class Probing:
+        name = "rest"
+
+        async def __aenter__(self) -> Self:
+            await self._probe()
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            await self._probe()
+
+        async def _probe(self) -> None:
+            async with httpx2.AsyncClient(base_url=container.admin().address) as http:
+                ready = await http.get("/readyz")
+                problem = ready.json().get("detail", "")
+                probed.append(((await http.get("/livez")).status_code, ready.status_code, problem))
+
+    door = Probing()
+    container.rest.override(providers.Object(door))
+    async with running(container):
+        await door._probe()
+    assert probed == [
+        (200, 503, "the service is starting"),
+        (200, 200, ""),
+        (200, 503, "the service is ending"),
+    ]
+
+
 def _no_port() -> None:
     raise OSError("port taken")
 
@@ -266,7 +298,8 @@ async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) 
     process.send_signal(number)
     _, err = await process.communicate()
     assert process.returncode == 0, err
-    assert [json.loads(line)["message"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
+    told = [json.loads(line)["message"] for line in err.splitlines()]
+    assert told == ["trivium is stopping", "door is closing", "trivium has stopped"]
     async with a_log(str(tmp_path)):
         pass
 
@@ -325,6 +358,7 @@ async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life:
         "trivium is up",
         "a part has ended",
         "trivium is stopping",
+        "door is closing",
         "trivium has stopped",
     ]
     assert ("a defect" in ended.err) == life.startswith("raise")
@@ -364,12 +398,17 @@ class TestTraces:
 
     async def test_what_stands_against_them_is_told(self) -> None:
         """With the other problems of the configuration, and not found out at the first span."""
-        env = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        env = {
+            "OTEL_TRACES_EXPORTER": "zipkin",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_TRACES_SAMPLER_ARG": "1%",
+        }
         ended = await trivium("opentelemetry", "--check-config", "--no-amqp", code=WITHOUT, env=env)
         assert ended.code == 2
         assert ended.err.splitlines() == [
             "trivium: OTEL_TRACES_EXPORTER: can't export to 'zipkin'; there are otlp and none",
             "trivium: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: can't export by 'grpc'; there is http/protobuf",
+            "trivium: OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1",
             "trivium: OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true",
         ]
         assert (await trivium("--check-config", "--no-amqp", env={"OTEL_TRACES_EXPORTER": "otlp"})).code == 0

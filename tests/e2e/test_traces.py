@@ -136,9 +136,16 @@ async def test_a_group_is_linked_to_all_that_it_committed(traces: Collector) -> 
     assert (failed.name, failed.attributes["error.type"]) == ("publish t", "conflict")
 
 
-async def test_what_is_not_sampled_is_not_recorded(traces: Collector) -> None:
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"OTEL_TRACES_SAMPLER": "parentbased_always_off"},
+        {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
+    ],
+)
+async def test_what_is_not_sampled_is_not_recorded(traces: Collector, sampler: dict[str, str]) -> None:
     """By the caller's decision, and by the sampler where there is no caller's; its context is stored all the same."""
-    variables = {**environment(traces, "one"), "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    variables = {**environment(traces, "one"), **sampler}
     async with (
         trivium_process("--no-amqp", "--no-grpc", "--data-dir=:memory:", **variables) as trivium,
         httpx2.AsyncClient(base_url=trivium.rest) as http,
@@ -154,6 +161,26 @@ async def test_what_is_not_sampled_is_not_recorded(traces: Collector) -> None:
     assert stored[0]["traceparent"] == unsampled
     assert "traceparent" not in stored[1]
     assert {span.trace for span in traces.spans} == {TRACE}
+
+
+async def test_about_the_share_that_was_asked_for_is_recorded(traces: Collector) -> None:
+    """Of the traces that begin here; their messages carry them."""
+    variables = {
+        **environment(traces, "one"),
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.5",
+    }
+    async with (
+        trivium_process("--no-amqp", "--no-grpc", "--data-dir=:memory:", **variables) as trivium,
+        httpx2.AsyncClient(base_url=trivium.rest) as http,
+    ):
+        for number in range(100):
+            await http.post("/api/topics/t/messages", content=b"%d" % number)
+        stored = (await http.get("/api/topics/t/messages")).json()["messages"]
+        carried = {one["traceparent"].split("-")[1] for one in stored if "traceparent" in one}
+        await traces.collected(lambda spans: sum(span.name == "publish t" for span in spans) == len(carried))
+    assert 20 < len(carried) < 80
+    assert {span.trace for span in traces.spans} == carried
 
 
 async def test_a_collector_that_is_away_holds_nothing_up() -> None:
