@@ -17,6 +17,12 @@ class Proxy:
         for writer in self._links:
             writer.transport.abort()
 
+    async def closed(self) -> None:
+        """Cuts all links, and returns when they have ended."""
+        self.cut()
+        while self._links:
+            await asyncio.sleep(0.01)
+
     async def link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.away:
             writer.transport.abort()
@@ -53,4 +59,4 @@ async def proxy(to_port: int) -> AsyncIterator[tuple[Proxy, int]]:
         yield found, server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        found.cut()
+        await found.closed()
