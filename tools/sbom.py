@@ -30,7 +30,7 @@ def root_component() -> str:
     config = configparser.ConfigParser()
     config.read("setup.cfg")
     needed = config["options"]["install_requires"] + "".join(
-        text for extra, text in config["options.extras_require"].items() if extra in ("rest", "grpc", "amqp")
+        text for extra, text in config["options.extras_require"].items() if extra not in ("all", "dev", "deploy")
     )
     requirements = ",\n".join(f"  '{line}'" for line in needed.replace("'", '"').splitlines() if line)
     metadata = config["metadata"]

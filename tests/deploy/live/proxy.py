@@ -11,6 +11,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._port = port
         self._links: set[asyncio.StreamWriter] = set()
+        self._ended = asyncio.Event()
         self.away = False
 
     def cut(self) -> None:
@@ -20,8 +21,8 @@ class Proxy:
     async def closed(self) -> None:
         """Cuts all links, and returns when they have ended."""
         self.cut()
-        while self._links:
-            await asyncio.sleep(0.01)
+        if self._links:
+            await self._ended.wait()
 
     async def link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.away:
@@ -38,6 +39,9 @@ class Proxy:
             self._links -= both
             for end in both:
                 end.transport.abort()
+            if not self._links:
+                self._ended.set()
+                self._ended = asyncio.Event()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
