@@ -20,6 +20,13 @@ help:
 	@echo 'make certs                    make certificates for development, and tell how to use them'
 	@echo 'make lock [LOCK_ARGS=...]     lock what setup.cfg declares (--upgrade: with the newest versions)'
 	@echo 'make venv                     make $(VENV) with everything that development takes'
+	@echo 'make monitoring               generate the dashboard and the rules for Kubernetes'
+	@echo 'make image [IMAGE=name:tag]   build the container image, with podman or docker (ENGINE=, IMAGE_ARGS="...")'
+	@echo 'make binary                   make dist/trivium, one file that needs only a Python'
+	@echo 'make sbom                     write dist/trivium.cdx.json, what is in it, in CycloneDX'
+	@echo 'make check-deploy             check deploy/ and compose.yaml with the tools of those who read them'
+	@echo 'make check-image [IMAGE=...]   run the image as it should be run, and use all doors'
+	@echo 'make check-alerts             let a running Trivium suffer what each alert is about, before a real Prometheus'
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
 	@echo
 	@echo 'AMQP_URL=amqp://... uses that broker; without it a private RabbitMQ is installed and started.'
@@ -43,6 +50,7 @@ check: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.proto --check
 	$(BIN)/python -m tools.lock --check
+	$(BIN)/python -m tools.monitoring --check
 
 proto: venv
 	@$(BIN)/python -m tools.proto
@@ -72,3 +80,5 @@ clean:
 	rm -rf $(VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+include deploy/deploy.mk
