@@ -58,12 +58,13 @@ def measure(chosen: Sequence[Case], options: argparse.Namespace) -> Results:
     pace = _QUICK if options.quick else _FULL
     if options.rounds:
         pace = Pace(options.rounds, pace.seconds, pace.warm_seconds)
-    cores = sorted(os.sched_getaffinity(0))[:2]
+    cores = sorted(os.sched_getaffinity(0))
+    server_core, load_core = cores[0], cores[-1]  # neighbours may be threads of one core
     machine, begun = results.this_machine(ROOT), time.monotonic()
-    os.sched_setaffinity(0, {cores[1]})
+    os.sched_setaffinity(0, {load_core})
     samples: dict[str, Samples] = {}
     failures: dict[str, str] = {}
-    with Ground(_FOLDER, (cores[0], cores[1]), quick=options.quick) as ground:
+    with Ground(_FOLDER, (server_core, load_core), quick=options.quick) as ground:
         for number, case in enumerate([REFERENCES, *chosen]):
             tell = _teller(f"[{number}/{len(chosen)}] {case.name}", begun)
             try:
