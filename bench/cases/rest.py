@@ -31,14 +31,16 @@ _PAGE = 4096
 _PREALLOCATED_PAGES = 1024
 
 
-def http(start: Start, requests: Requests, *, connections: int, each: int = 1) -> Contestant:
-    """A server under wrk."""
+def http(
+    start: Start, requests: Requests, *, connections: int, each: int = 1, least_seconds: float = 0.0
+) -> Contestant:
+    """A server under wrk, for no less than `least_seconds`: some answer only after a while."""
 
     @contextmanager
     def contestant(ground: Ground) -> Iterator[Work]:
         with start(ground) as service:
             yield lambda seconds: under_wrk(
-                ground, service, requests, connections=connections, seconds=seconds, each=each
+                ground, service, requests, connections=connections, seconds=max(seconds, least_seconds), each=each
             )
 
     return contestant
@@ -200,7 +202,7 @@ def _batches(size: int) -> Case:
         contestants={
             TRIVIUM: http(programs.ALONE, batch(size, TOPIC_PATH), connections=32, each=BATCH),
             BARE_SQLITE: sqlite_groups(size),
-            FLASK: http(flask, batch(size, "/batches"), connections=32, each=BATCH),
+            FLASK: http(flask, batch(size, "/batches"), connections=32, each=BATCH, least_seconds=3.0),
         },
         targets=(
             Target(text="0.8x bare SQLite groups of 100", ours=TRIVIUM, theirs=(BARE_SQLITE,), at_least=0.8),
