@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 RUNTIME, DEV, DEPLOY = Path("requirements.txt"), Path("requirements-dev.txt"), Path("requirements-deploy.txt")
-LOCKS = (RUNTIME, DEV, DEPLOY)
+BENCH = Path("bench/requirements.txt")
+LOCKS = (RUNTIME, DEV, DEPLOY, BENCH)
 # What a build of the metadata reads.
 SOURCES = (Path("pyproject.toml"), Path("setup.cfg"), Path("README.md"), Path("core/__init__.py"))
 
@@ -34,6 +35,7 @@ def compile_locks(folder: Path, *options: str) -> None:
     # The constraint keeps a pin the same in all.
     compile_lock(folder, DEV, "--extra=all", "--extra=dev", f"--constraints={RUNTIME}", *options)
     compile_lock(folder, DEPLOY, "--extra=deploy", f"--constraints={DEV}", *options)
+    compile_lock(folder, BENCH, "--extra=all", "--extra=bench", f"--constraints={RUNTIME}", *options)
 
 
 def main() -> int:
