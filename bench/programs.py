@@ -44,6 +44,7 @@ def trivium(*arguments: str, folder: Path | None = None, program: tuple[str, ...
             f"--rest-port={rest}",
             f"--grpc-port={grpc}",
             "--log-level=warning",
+            "--admin-port=0",
             *arguments,
         ]
         if "no_store" not in program[-1]:
