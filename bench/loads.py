@@ -34,6 +34,8 @@ class Requests(Struct, frozen=True, kw_only=True):
     content_type: str = ""
     count: int = 1
     step: int = 1
+    #: An API key or a token.
+    credential: str = ""
 
     @property
     def method(self) -> str:
@@ -59,6 +61,8 @@ def wrk(
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={_whole(seconds)}s", "--timeout=20s"]
     command += [f"--script={ROOT / 'bench/load.lua'}", f"http://{HOST}:{port}{requests.path.partition('{')[0]}", "--"]
     command += [requests.method, requests.path, requests.content_type, body, str(requests.count), str(requests.step)]
+    if requests.credential:
+        command.insert(1, f"--header=Authorization: Bearer {requests.credential}")
     before = server.cpu_seconds()
     ran = run(ground, command, seconds)
     return _per_message(wrk_sample(ran.text), wrk_count(ran.text), server.cpu_seconds() - before, each, ran)
