@@ -6,6 +6,7 @@ It takes the flags and the environment of the service, so that it finds the same
 import http.client
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def _told(reason: str) -> int:
 def _listeners(settings: Settings) -> Iterator[Listener]:
     """Those at a known port; first the one that is made to be asked, and tells of all doors."""
     if settings.admin and settings.admin_port:
-        yield Listener(_reachable(settings.admin_host), settings.admin_port, _ask_http)
+        yield Listener(_reachable(settings.admin_host), settings.admin_port, partial(_ask_http, query="?verbose"))
     if settings.rest and settings.rest_port:
         yield Listener(_reachable(settings.rest_host), settings.rest_port, _ask_http)
     if settings.grpc and settings.grpc_port:
@@ -67,10 +68,10 @@ def _reachable(host: str) -> str:
     return {4: "127.0.0.1", 6: "::1"}[address.version] if address.is_unspecified else host
 
 
-def _ask_http(host: str, port: int) -> str:
+def _ask_http(host: str, port: int, query: str = "") -> str:
     connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
-        connection.request("GET", "/readyz?verbose")
+        connection.request("GET", f"/readyz{query}")
         answer = connection.getresponse()
         text = answer.read(_MOST_TEXT).decode(errors="replace")
     finally:

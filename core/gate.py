@@ -99,7 +99,8 @@ class Session:
         """Nothing more under this session, and an end to what runs."""
         self._ended = reason
         for running in self._running:
-            running.reschedule(0)
+            if not running.expired():  # it may be on its way out already
+                running.reschedule(0)
 
     @asynccontextmanager
     async def lifetime(self) -> AsyncIterator[None]:

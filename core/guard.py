@@ -80,6 +80,8 @@ class GuardedService:
         found: list[TopicHead] = []
         page = first
         while True:
+            self._caller.check()  # a look through all topics takes long
+            principal = self._caller.principal
             found += [one for one in page.topics if principal.may(Scope.READ, one.topic)]
             if len(found) > wanted:
                 return TopicPage(tuple(found[:wanted]), found[wanted - 1].topic)

@@ -149,7 +149,10 @@ class KeyRing:
         return key, text
 
     async def revoke(self, id: str) -> ApiKey:
-        """End a key, and everything that was opened with it; no error if it was revoked before."""
+        """End a key, and everything that was opened with it; no error if it was revoked before.
+
+        Past an error of the store the key has ended, but only for this process: to repeat it writes it down.
+        """
         key = self._keys.get(id)
         if key is None:
             raise NotFound(f"there is no key {id[:40]!r}", field="id")
@@ -158,8 +161,8 @@ class KeyRing:
             self._keys[id] = key  # takes effect even where it can't be written down
             for listener in self._listeners:
                 listener(f"key:{id}")
-            await self._store.save(key)
             log.info("an API key was revoked", key=id, principal=key.principal)
+        await self._store.save(key)
         return self._with_last_use(key)
 
     def list(self) -> list[ApiKey]:

@@ -42,15 +42,16 @@ OPERATIONS: Mapping[str, Scope | Needs] = {
     "list_keys": Scope.ADMIN,
     "revoke_key": Scope.ADMIN,
     "describe": Needs.IDENTITY,  # OpenAPI and its pages, gRPC reflection
-    "health": Needs.NOTHING,  # probes carry no credentials
+    "health": Needs.NOTHING,  # probes carry no credentials; REST tells its details to principals only
 }
 
 #: Where a grant stands for the service as a whole, as `admin` has it.
 EVERYTHING = "#"
 _PATTERN = r"^(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*\Z"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}\Z"
-#: What was allowed is remembered, per principal; topics are many, those that one principal uses are few.
-_REMEMBERED = 10_000
+#: What was allowed is remembered, per session, of which there may be thousands. To ask again takes a microsecond.
+_REMEMBERED = 100
+_ANY_WORDS = r"(?:\.[^.]*)*"
 
 Pattern = Annotated[str, Meta(pattern=_PATTERN, max_length=200)]
 Name = Annotated[str, Meta(pattern=_NAME)]
@@ -98,7 +99,7 @@ class Principal:
         if scope in self._everywhere:
             return True
         pattern = self._patterns[scope]
-        return topic is not None and pattern is not None and pattern.fullmatch(topic) is not None
+        return topic is not None and pattern is not None and pattern.fullmatch(f".{topic}") is not None
 
     def may_somewhere(self, scope: Scope) -> bool:
         return self._patterns[scope] is not None
@@ -172,19 +173,20 @@ def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _expression(pattern: str) -> str:
-    """`#` takes the dot beside it along: `orders.#` covers `orders` too."""
-    words: list[str] = []
-    for word in pattern.split("."):
-        if word != "#" or words[-1:] != ["#"]:  # a second one would only make matching slow
-            words.append(word)
-    if words == ["#"]:
-        return ".*"
-    parts: list[str] = []
-    dotted = False  # whether the next word needs a dot before it
-    for word in words:
-        if word == "#":
-            parts.append(r"(?:\.[^.]*)*" if dotted else r"(?:[^.]*\.)*")
-        else:
-            parts.append((r"\." if dotted else "") + (r"[^.]*" if word == "*" else re.escape(word)))
-            dotted = True
-    return "".join(parts)
+    """Of a topic with a dot before it, so that each of its words has one, and `#` may stand for none.
+
+    What is between two `#` is looked for once, from the left: any later place would leave less for the rest. Were
+    others tried too, as an expression does by default, a topic could be made that takes minutes.
+    """
+    first, *others = (_words(part) for part in f".{pattern}.".split(".#"))
+    if not others:
+        return first
+    *middle, last = others
+    found = "".join(rf"(?>{_ANY_WORDS}?{part}(?![^.]))" for part in middle if part)
+    return f"{first}{found}{_ANY_WORDS}{last}"
+
+
+def _words(part: str) -> str:
+    """Of `.a.*.` with or without its dots at the ends."""
+    words = filter(None, part.split("."))
+    return "".join(r"\.[^.]*" if word == "*" else rf"\.{re.escape(word)}" for word in words)

@@ -12,6 +12,8 @@ HIDDEN = "[redacted]"
 _SECRET_NAME = re.compile(r"passw(or)?d|secret|token|authorization|cookie|credential|api_?key", re.IGNORECASE)
 #: The password of a URL, which may be one that we never had in our settings.
 _URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*:)[^\s/\"']*@", re.IGNORECASE)
+#: An API key (`core.keys`) where its id was wanted, in a path that the access log tells, as an example.
+_API_KEY = re.compile(r"(trv_[0-9A-Za-z]{12}_)[0-9A-Za-z]+")
 #: Shorter ones would be found in half of all words.
 _SHORTEST = 4
 #: RabbitMQ's default is no secret, and also a user's name.
@@ -54,4 +56,6 @@ class Redactor:
         """A line as it is to be written, whatever stands in it."""
         if "://" in line:
             line = _URL_PASSWORD.sub(rf"\1{HIDDEN}@", line)
+        if "trv_" in line:
+            line = _API_KEY.sub(rf"\1{HIDDEN}", line)
         return line if self._known is None else self._known.sub(HIDDEN, line)

@@ -5,8 +5,10 @@ AMQP RPC knows. Something new is walked by itself.
 """
 
 import asyncio
+import hmac
 import json
-from collections.abc import AsyncIterator, Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from core.telemetry.meter import Meter
 from main import Running, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
+from tests.core.issuing import AUDIENCE, TestIssuer, rsa
 from transports.amqp.operations import Operations
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
@@ -49,6 +52,16 @@ publish = ["other.#"]
 read = ["other.#"]
 consume = ["other.#"]
 admin = ["other.#"]
+[scopes.all]
+publish = ["#"]
+read = ["#"]
+consume = ["#"]
+admin = ["#"]
+[scopes.other]
+publish = ["other.#"]
+read = ["other.#"]
+consume = ["other.#"]
+admin = ["other.#"]
 """
 POLICY_OF_POOR = '[principals.poor]\nrabbitmq_users = ["guest"]\n'
 TOPIC = "orders.new"
@@ -63,24 +76,37 @@ class Guarded:
     def __init__(self, up: Running, container: Container, credentials: Mapping[str, str | None]) -> None:
         self.rest = up.doors["rest"].address
         self.grpc = up.doors["grpc"].address
-        self.routes = operations(Handlers(container.health(), container.settings()), Description("1"))
+        self.routes = operations(Handlers(container.gate(), container.health(), container.settings()), Description("1"))
         self.credentials = credentials
         self.container = container
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY)
-    return msgspec.structs.replace(settings, auth="required", policy=str(policy), auth_failures=10_000)
+def issuer() -> Iterator[TestIssuer]:
+    with TestIssuer() as issuer:
+        yield issuer
 
 
 @pytest.fixture
-async def guarded(settings: Settings) -> AsyncIterator[Guarded]:
+def settings(settings: Settings, tmp_path: Path, issuer: TestIssuer) -> Settings:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    return msgspec.structs.replace(
+        settings,
+        auth="required",
+        policy=str(policy),
+        auth_failures=10_000,
+        token_issuer=issuer.url,
+        token_audience=AUDIENCE,
+    )
+
+
+@pytest.fixture
+async def guarded(settings: Settings, issuer: TestIssuer) -> AsyncIterator[Guarded]:
     container = Container(settings=settings)
     async with running(container) as up:
         await container.publisher().ready()
-        yield Guarded(up, container, await _credentials(container.keys()))
+        yield Guarded(up, container, {**await _credentials(container.keys()), **_tokens(issuer)})
 
 
 async def _credentials(keys: KeyRing) -> dict[str, str | None]:
@@ -103,7 +129,46 @@ async def _credentials(keys: KeyRing) -> dict[str, str | None]:
     }
 
 
-UNKNOWN = ("none", "unknown", "tampered", "revoked", "expired", "no token")
+def _tokens(issuer: TestIssuer) -> dict[str, str]:
+    """Access tokens, each wrong in one thing; their subject is a principal, which has to be of no use."""
+    good = issuer.token(sub="owner", scope="all")
+    header, claims, signature = good.split(".")
+    unsigned = _part(b'{"alg":"none","typ":"at+jwt","kid":"k1"}')
+    other = _part(msgspec.json.encode(issuer.claims(sub="boss", scope="all")))
+    return {
+        "token": good,
+        "expired token": issuer.token(sub="owner", scope="all", exp=1_000_000_000),
+        "wrong audience": issuer.token(sub="owner", scope="all", aud="https://other.example"),
+        "wrong issuer": issuer.token(sub="owner", scope="all", iss="https://other.example"),
+        "wrong algorithm": issuer.token(sub="owner", scope="all", alg="RS512"),
+        "symmetric": _signed_with_what_is_public(claims),
+        "none at all": f"{unsigned}.{claims}.",
+        "none but signed": f"{unsigned}.{claims}.{signature}",
+        "tampered token": f"{header}.{other}.{signature}",
+        "foreign key": issuer.token(rsa(9), sub="owner", scope="all"),
+        "ID token": issuer.token(typ="JWT", sub="owner", scope="all"),
+        "poor token": issuer.token(sub="owner", scope="unheard-of"),
+        "token elsewhere": issuer.token(sub="owner", scope="other"),
+    }
+
+
+def _signed_with_what_is_public(claims: str) -> str:
+    """By HMAC, with the issuer's public key for the secret (RFC 8725, 2.1)."""
+    header = _part(b'{"alg":"HS256","typ":"at+jwt","kid":"k1"}')
+    signature = hmac.digest(rsa().as_pem(private=False), f"{header}.{claims}".encode(), "sha256")
+    return f"{header}.{claims}.{_part(signature)}"
+
+
+def _part(content: bytes) -> str:
+    return urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+UNKNOWN = (
+    *("none", "unknown", "tampered", "revoked", "expired", "no token"),
+    *("expired token", "wrong audience", "wrong issuer", "wrong algorithm", "symmetric", "none at all"),
+    *("none but signed", "tampered token", "foreign key", "ID token"),
+)
+POOR = ("poor", "poor token", "elsewhere", "token elsewhere")
 
 
 def _code(operation: str, who: str) -> str | None:
@@ -113,7 +178,9 @@ def _code(operation: str, who: str) -> str | None:
         return None
     if who in UNKNOWN:
         return "unauthenticated"
-    if needs is Needs.IDENTITY or (operation == "list_topics" and who == "elsewhere"):  # it lists what they may read
+    if needs is Needs.IDENTITY or (
+        operation == "list_topics" and who.endswith("elsewhere")
+    ):  # it lists what they may read
         return None
     return "permission_denied"
 
@@ -123,7 +190,7 @@ async def test_rest_refuses_at_every_route(guarded: Guarded) -> None:
     assert {route.name for route in guarded.routes if route.public} == PUBLIC_ROUTES
     async with httpx2.AsyncClient(base_url=guarded.rest, timeout=30) as http:
         for route in guarded.routes:
-            for who in (*UNKNOWN, "poor", "elsewhere"):
+            for who in (*UNKNOWN, *POOR):
                 for header in ("Authorization", "X-API-Key"):
                     answer = await _request(http, route, guarded.credentials[who], header)
                     expected = _code(route.operation, who)
@@ -154,8 +221,19 @@ async def test_a_credential_in_the_url_is_none(guarded: Guarded) -> None:
     """URLs are logged and shared: what stands there is no credential, and not a parameter either."""
     async with httpx2.AsyncClient(base_url=guarded.rest) as http:
         for name in ("access_token", "key", "api_key"):
-            answer = await http.get(f"/api/topics?{name}={guarded.credentials['good']}")
-            assert answer.json()["code"] == "unauthenticated"
+            for who in ("good", "token"):
+                answer = await http.get(f"/api/topics?{name}={guarded.credentials[who]}")
+                assert answer.json()["code"] == "unauthenticated"
+
+
+async def test_the_token_that_the_others_are_made_of_is_good(guarded: Guarded) -> None:
+    """So each of them is refused for what is wrong with it."""
+    metadata = (("authorization", f"Bearer {guarded.credentials['token']}"),)
+    async with httpx2.AsyncClient(base_url=guarded.rest) as http:
+        assert (await http.get("/api/topics", headers=dict(metadata))).status_code == 200
+    async with grpc.aio.insecure_channel(guarded.grpc) as channel:
+        stub: Any = MessagesStub(channel)
+        await stub.ListTopics(pb.ListTopicsRequest(), metadata=metadata)
 
 
 async def test_grpc_refuses_at_every_rpc(guarded: Guarded) -> None:
@@ -170,7 +248,7 @@ async def test_grpc_refuses_at_every_rpc(guarded: Guarded) -> None:
         for method in methods:
             if method.containing_service.full_name in PUBLIC_SERVICES:
                 continue
-            for who in (*UNKNOWN, "poor", "elsewhere"):
+            for who in (*UNKNOWN, *POOR):
                 told = await _call(channel, method, guarded.credentials[who])
                 assert told == _code(_operation(method), who), (method.full_name, who)
 

@@ -183,6 +183,29 @@ async def _error_of(work: Any) -> Unauthenticated:
     return found.value
 
 
+async def test_what_ends_already_is_no_hindrance(gate: PolicyGate) -> None:
+    """A policy is changed again, or a key withdrawn, while a stream that was cut off is still on its way out."""
+    session = await gate.admit(Shown(certificate=("CN=shop",)))
+    cut, gone = asyncio.Event(), asyncio.Event()
+
+    async def stream() -> None:
+        async with session.lifetime():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cut.set()
+                await gone.wait()
+
+    async with asyncio.TaskGroup() as group:
+        streaming = group.create_task(_error_of(stream()))
+        await asyncio.sleep(0)
+        gate.reload(POLICY)
+        await cut.wait()
+        gate.reload(POLICY)
+        gone.set()
+    assert "policy was changed" in str(streaming.result())
+
+
 async def test_a_lifetime_leaves_other_timeouts_alone(gate: PolicyGate) -> None:
     """Only the end of the session is told as such."""
     session = await gate.admit(Shown("good"))
@@ -296,3 +319,21 @@ async def test_a_listing_has_the_topics_that_one_may_read(
     assert ([one.topic for one in first.topics], first.next) == (["orders.00", "orders.10"], "orders.10")
     second = await mine.list_topics(after="orders.10", limit=2)
     assert ([one.topic for one in second.topics], second.next) == (["orders.20"], None)
+
+
+async def test_a_listing_ends_with_its_session(
+    gate: PolicyGate, keys: KeyRing, service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may look through very many topics, and the key may be revoked meanwhile."""
+    await service.publish("orders.a", [new_message(b"x")])
+    record, key = await keys.create("shop")
+    mine = (await gate.admit(Shown(key))).service
+    looked = service.list_topics
+
+    async def look(**arguments: Any) -> Any:
+        await keys.revoke(record.id)
+        return await looked(**arguments)
+
+    monkeypatch.setattr(service, "list_topics", look)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await mine.list_topics()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Conflict, InvalidArgument, NotFound, Unauthenticated
-from core.keys import KeyRing
+from core.errors import Conflict, InvalidArgument, NotFound, Unauthenticated, Unavailable
+from core.keys import ApiKey, KeyRing
 from core.settings import MEMORY
 from core.stores.keys import SqliteKeys
 
@@ -104,6 +104,31 @@ async def test_a_revoked_key_is_refused_and_told_to_who_listens(ring: KeyRing, t
             one.identify(text)
     with pytest.raises(NotFound):
         await ring.revoke("nobody")
+
+
+async def test_a_revocation_that_was_not_written_down_can_be_repeated(tmp_path: Path) -> None:
+    """It holds at once, but would not outlive the process."""
+
+    class FullDisk(SqliteKeys):
+        async def save(self, key: ApiKey) -> None:
+            if full:
+                raise Unavailable("the disk is full")
+            await super().save(key)
+
+    full = False
+    ring = KeyRing(FullDisk(str(tmp_path)))
+    record, key = await ring.create("shop")
+    full = True
+    with pytest.raises(Unavailable):
+        await ring.revoke(record.id)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        ring.identify(key)
+    full = False
+    await ring.revoke(record.id)
+    again = KeyRing(SqliteKeys(str(tmp_path)))
+    await again.open()
+    with pytest.raises(Unauthenticated, match="revoked"):
+        again.identify(key)
 
 
 async def test_a_principal_has_two_live_keys_to_rotate(ring: KeyRing, time: Time) -> None:

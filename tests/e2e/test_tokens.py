@@ -220,6 +220,6 @@ async def test_an_issuer_that_is_away(
     assert await rest_code(rest, issuer.token(jti="new")) == "ok"
     new = issuer.token(ec(), kid="k2", alg="ES256")
     assert await rest_code(rest, new) == await grpc_code(stub, new) == "unavailable"
-    ready = await rest.get("/readyz?verbose")
+    ready = await rest.get("/readyz?verbose", headers=bearer(issuer.token()))
     assert ready.status_code == 200
     assert "503" in msgspec.json.encode(ready.json()["checks"]["issuer"]).decode()

@@ -1,5 +1,6 @@
 """grpc.health.v1 and reflection, which tools expect of a gRPC server."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from core.health import Health, State
-from tests.grpc_door.clients import failure
+from tests.grpc_door.clients import failure, failure_of
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -45,6 +46,18 @@ async def test_all_services_are_listed(checks: Any) -> None:
     answer = await checks.List(HealthListRequest())
     names = ("", "trivium.v1.Messages", "trivium.v1.Keys")
     assert {name: one.status for name, one in answer.statuses.items()} == dict.fromkeys(names, SERVING)
+
+
+async def test_watchers_keep_nobody_out(checks: Any) -> None:
+    """They need no credential; past a bound of their own they are refused, and everybody else is served."""
+    watches = [checks.Watch(HealthCheckRequest()) for _ in range(40)]
+    answers = await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
+    refused = [failure_of(answer).reason for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert refused == ["overloaded"] * 8
+    assert {answer.status for answer in answers if isinstance(answer, HealthCheckResponse)} == {SERVING}
+    assert (await checks.Check(HealthCheckRequest())).status == SERVING
+    for watch in watches:
+        watch.cancel()
 
 
 @SERVICES

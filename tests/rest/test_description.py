@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
+from core.gate import OpenGate
 from core.keys import KeyRing
 from core.messages import new_message
 from core.service import LocalService
@@ -40,9 +41,9 @@ def settings(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, rest_body_seconds=0.1)
 
 
-def test_names_what_is_routed(health: Any, settings: Settings) -> None:
+def test_names_what_is_routed(service: LocalService, health: Any, settings: Settings) -> None:
     """The table that routes requests and the document know the same operations."""
-    table = operations(Handlers(health, settings), Description("1"))
+    table = operations(Handlers(OpenGate(service, settings), health, settings), Description("1"))
     assert {one.name: (one.method, one.path) for one in table} == {
         name: (method, path) for name, (method, path, _) in OPERATIONS.items()
     }

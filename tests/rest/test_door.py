@@ -11,6 +11,7 @@ import pytest
 
 from core.gate import OpenGate
 from core.health import Health, State
+from core.keys import KeyRing
 from core.messages import new_message
 from core.service import LocalService
 from core.settings import Settings
@@ -63,6 +64,21 @@ async def test_is_ready_while_nothing_failed(http: httpx2.AsyncClient, health: H
     assert answer.headers["retry-after"] == "1"
     assert (await http.get("/readyz?verbose")).json()["checks"]["store"]["state"] == "failed"
     assert (await http.get("/livez")).status_code == 200
+
+
+async def test_tells_details_to_principals(guarded: RestDoor, health: Health, keys: KeyRing) -> None:
+    """Where authentication is required, addresses and errors are not for strangers; whether it is ready is."""
+    health.report("broker", State.DEGRADED, "amqp://shop@192.0.2.1: refused")
+    _, key = await keys.create("shop")
+    async with httpx2.AsyncClient(base_url=guarded.address) as http:
+        assert (await http.get("/readyz")).json() == {"status": "ok"}
+        assert (await http.get("/livez", headers={"Content-Length": "0"})).json() == {"status": "ok"}
+        for headers in ({}, {"X-API-Key": "trv_nonsense"}):
+            refused = await http.get("/readyz?verbose", headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+            assert "192.0.2.1" not in refused.text
+        told = await http.get("/readyz?verbose", headers={"X-API-Key": key})
+        assert told.json()["checks"]["broker"]["detail"] == "amqp://shop@192.0.2.1: refused"
 
 
 async def test_is_not_ready_while_it_drains(http: httpx2.AsyncClient, health: Health) -> None:

@@ -16,7 +16,7 @@ import pytest
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import until
-from transports.rest import connections
+from transports.rest import connections, intake
 from transports.rest.door import RestDoor
 
 MESSAGES = "/api/topics/t/messages"
@@ -95,6 +95,41 @@ async def test_speaks_http2(door: RestDoor) -> None:
         async with client.stream("GET", "/api/topics/t/stream?after=19") as stream:
             lines = stream.aiter_lines()
             assert [await anext(lines) for _ in range(4)] == ["id: 19", "", "id: 20", "event: message"]
+
+
+async def test_probes_bring_no_credential(guarded: RestDoor) -> None:
+    """HTTP/2 tells of a body only by sending one; without one, probes are answered as over HTTP/1.1."""
+    async with http2(guarded) as client:
+        for path, status in (("/livez", 200), ("/readyz", 200), ("/readyz?verbose", 401), ("/api/data", 401)):
+            assert await client.status(await client.ask("GET", path)) == status
+        at_once = await client.ask("GET", "/livez", ("content-length", "9"), end=False)
+        assert await client.status(at_once) == 401
+        later = await client.ask("GET", "/livez", end=False)
+        client.protocol.send_data(later, b"x")
+        await client.flush()
+        assert await client.status(later) == 401
+        assert guarded.intake.bodies.used == 0
+        for stream in (at_once, later):
+            client.protocol.reset_stream(stream)
+        await client.flush()
+    await until(lambda: guarded.intake.refused == guarded.intake.requests == 0)
+
+
+async def test_strangers_take_no_places(guarded: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that are refused, and go on sending, are not among those that are bounded; they have their own bound."""
+    monkeypatch.setattr(intake, "_REFUSED", 20)
+    monkeypatch.setattr(guarded.intake, "_max_requests", 2)
+    async with http2(guarded) as client:
+        for announced in ([("content-length", "9")], []):
+            streams = [await client.ask("POST", MESSAGES, *announced, end=False) for _ in range(2)]
+            assert [await client.status(stream) for stream in streams] == [401, 401]
+        streams = [await client.ask("POST", MESSAGES, ("content-length", "9"), end=False) for _ in range(30)]
+        assert {await client.status(stream) for stream in streams} <= {401, 429}
+        await until(lambda: guarded.intake.refused == 20)
+        async with httpx2.AsyncClient(base_url=guarded.address) as http:
+            assert (await http.get("/livez")).status_code == 200
+            assert (await http.post("/api/data", content=b"{}")).status_code == 401
+    await until(lambda: guarded.intake.refused == guarded.intake.requests == 0)
 
 
 async def test_answers_early_and_reads_on(door: RestDoor) -> None:

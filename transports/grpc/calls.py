@@ -37,6 +37,9 @@ log = structlog.get_logger("trivium.grpc")
 #: Time for the one request of a call to arrive; stops slow senders.
 _REQUEST_SECONDS = 30.0
 
+#: Calls at once of an RPC that is not bounded with the others: who may hold open those of health is anybody.
+_AT_ONCE = 32
+
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
@@ -126,6 +129,24 @@ def unary(operation: str, answer: Callable[[Call, bytes], Awaitable[bytes]]) -> 
     return Rpc(operation, handle)
 
 
+class Room:
+    """For so many calls at once."""
+
+    def __init__(self, most: int) -> None:
+        self.open = 0
+        self.most = most
+
+    def take(self) -> None:
+        """A place, or `Overloaded`."""
+        if self.open >= self.most:
+            raise Overloaded(f"{self.open} calls run, which is the most")
+        self.open += 1
+
+    def give(self, _: object) -> None:
+        """Called when the task of a call has ended."""
+        self.open -= 1
+
+
 class Calls:
     """All calls of the door.
 
@@ -139,24 +160,28 @@ class Calls:
         self._closing = closing
         self._meter = meter
         self._counts: list[RpcCounts] = []
-        self._most = most
-        self._bounded = 0
+        self._bounded = Room(most)
         self._running: set[asyncio.Task[object]] = set()
 
     def handlers(
         self, service: ServiceDescriptor, rpcs: Mapping[str, Rpc], *, name: str = "", bounded: bool = False
     ) -> dict[str, MethodHandler]:
-        """What gRPC calls for each method of `service`, served under another `name` if one is given."""
+        """What gRPC calls for each method of `service`, served under another `name` if one is given.
+
+        What is not `bounded` with the others has few places of its own for each method, which nobody else misses.
+        """
         name = name or service.full_name
         return {
             method.name: self._handler(
-                RpcCounts(name, method, self._meter.operation(method.name)), rpcs[method.name], bounded=bounded
+                RpcCounts(name, method, self._meter.operation(method.name)),
+                rpcs[method.name],
+                self._bounded if bounded else Room(_AT_ONCE),
             )
             for method in service.methods
         }
 
     def figures(self) -> Iterator[Figure]:
-        yield from bound("grpc_calls", self._bounded, self._most)
+        yield from bound("grpc_calls", self._bounded.open, self._bounded.most)
         for counts in self._counts:
             yield from counts.figures()
 
@@ -165,7 +190,7 @@ class Calls:
         while self._running:
             await asyncio.wait(self._running)
 
-    def _handler(self, counts: RpcCounts, rpc: Rpc, *, bounded: bool) -> MethodHandler:
+    def _handler(self, counts: RpcCounts, rpc: Rpc, room: Room) -> MethodHandler:
         self._counts.append(counts)
         public = OPERATIONS[rpc.operation] is Needs.NOTHING
 
@@ -175,7 +200,7 @@ class Calls:
             code = CANCELLED
             request = self._begin(context)
             try:
-                self._enter(bounded=bounded)
+                self._enter(room)
                 call = await self._admitted(context, request, counts, public=public)
                 if counts.is_stream:
                     answer = await self._stream(call, rpc.handler)
@@ -224,20 +249,13 @@ class Calls:
                 return request
         return self._meter.requests.begin(None, metadata)
 
-    def _enter(self, *, bounded: bool) -> None:
+    def _enter(self, room: Room) -> None:
         """Note this call until its task has ended; `Overloaded` if there are too many."""
         task = cast(asyncio.Task[object], asyncio.current_task())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        if not bounded:
-            return
-        if self._bounded >= self._most:
-            raise Overloaded(f"{self._bounded} calls run, which is the most")
-        self._bounded += 1
-        task.add_done_callback(self._leave)
-
-    def _leave(self, _: object) -> None:
-        self._bounded -= 1
+        room.take()
+        task.add_done_callback(room.give)
 
 
 async def _end(context: Context, error: TriviumError, request: RequestContext) -> NoReturn:

@@ -1,6 +1,7 @@
 """The server of grpc.aio, without the way in which any peer could end it."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from transports.grpc.errors import status_of
 
 #: Time to tell a peer that there is no such RPC.
 _REFUSAL_SECONDS = 5.0
+
+
+def _is_harmless(record: logging.LogRecord) -> bool:
+    """grpcio logs the value of metadata that is no UTF-8, which can be a credential, as often as somebody sends one."""
+    return not str(record.msg).startswith("Invalid encoding on ")
 
 
 class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
@@ -40,4 +46,5 @@ class Server(_server.Server):
 
     def __init__(self, options: Sequence[tuple[str, Any]], maximum_concurrent_rpcs: int) -> None:
         self._loop = asyncio.get_running_loop()
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
         self._server = _AioServer(self._loop, None, (), (), options, maximum_concurrent_rpcs)

@@ -63,7 +63,7 @@ class RestDoor:
         self._scheme = "http" if tls is None else "https"
         self._meter = Meter.of(self.name, settings)
         refused = self._meter.operation(UNKNOWN, describe)
-        table = operations(Handlers(health, settings), Description(version))
+        table = operations(Handlers(gate, health, settings), Description(version))
         app = router(table, gate, sender, self._meter, refused)
         self.intake = Intake(app, gate, sender, settings, self._meter.requests, refused)
         served = _allowing(settings.rest_cors_origins, self.intake)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from core.errors import InvalidArgument, Unavailable
+from core.gate import Gate
 from core.health import Health
 from core.messages import Published
 from core.settings import Settings
@@ -16,6 +17,7 @@ from transports.documents import (
 )
 from transports.rest.administration import key_answer, keys_answer, new_key_answer, wanted_key
 from transports.rest.answers import Answer, json_answer, problem
+from transports.rest.credentials import admit
 from transports.rest.presence import while_present
 from transports.rest.publishing import messages_of, text_message_of
 from transports.rest.requests import Request, cursor, integer, optional, seconds
@@ -28,7 +30,8 @@ _VERBOSE = ("", "1", "true")
 class Handlers:
     """The handler of every operation. They raise what the service raises."""
 
-    def __init__(self, health: Health, settings: Settings) -> None:
+    def __init__(self, gate: Gate, health: Health, settings: Settings) -> None:
+        self._gate = gate
         self._health = health
         self._default_topic = settings.default_topic
         self._limits = settings.limits
@@ -110,7 +113,10 @@ class Handlers:
         verbose = request.query("verbose").get("verbose")
         if verbose not in (None, *_VERBOSE):
             raise InvalidArgument("takes no value, or 1 or true", field="verbose")
-        members: dict[str, Any] = {} if verbose is None else {"checks": self._health.told()}
+        members: dict[str, Any] = {}
+        if verbose is not None:  # addresses and errors of other systems are not for everybody
+            await admit(self._gate, request.scope)
+            members["checks"] = self._health.told()
         if self._health.ready:
             return json_answer({"status": "ok", **members})
         return problem(Unavailable(self._health.problem), request.scope, members=members)

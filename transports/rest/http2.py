@@ -1,6 +1,7 @@
 """HTTP/2 (RFC 9113), by Hypercorn, with what it leaves open."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import time
 from typing import Any
@@ -45,6 +46,7 @@ class Http2:
         self._config = config
         self._context = WorkerContext(None)
         self._connections = open_connections
+        logging.getLogger("hpack").setLevel(logging.INFO)  # below it tells every header, credentials too
 
     def speak(self, transport: asyncio.Transport, data: bytes = b"") -> None:
         """Take a connection over; `data` is what it said already."""

@@ -33,6 +33,10 @@ BODY = "trivium.body"
 HEADER_BYTES = 32 * 1024
 #: Requests at once beside the streams and waiting reads.
 _REQUESTS = 1000
+#: Requests that were refused, and whose bodies are thrown away until they end. Beyond, connections may suffer.
+_REFUSED = 1000
+#: To see whether a request over HTTP/2 has a body; where it has none, its head mostly says so.
+_BEGIN_SECONDS = 1.0
 
 
 class Intake:
@@ -47,8 +51,9 @@ class Intake:
         requests: RequestIds,
         refused: Instrument,
     ) -> None:
-        """`refused` counts the requests that get no further than here."""
+        """The instrument `refused` counts the requests that get no further than here."""
         self.requests = 0
+        self.refused = 0
         self._request_ids = requests
         self._refused = refused
         self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
@@ -90,7 +95,7 @@ class Intake:
 
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal, has_body = self._judge(scope)
-        if refusal is None and not has_body:
+        if refusal is None and has_body is False:
             scope[BODY] = b""
             await self._app(scope, receive, send)
             return
@@ -98,7 +103,7 @@ class Intake:
         until = asyncio.get_running_loop().time() + self._body_seconds
         try:
             if refusal is None:
-                refusal = await self._arrival(scope, body, until)
+                refusal = await self._arrival(scope, body, until, has_body=has_body)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
@@ -106,7 +111,7 @@ class Intake:
         finally:
             body.release()
 
-    def _judge(self, scope: Scope) -> tuple[Answer | None, bool]:
+    def _judge(self, scope: Scope) -> tuple[Answer | None, bool | None]:
         """Begin a request: what to answer instead if it breaks a bound before its body came, and whether it has one."""
         size, declared, has_body, given = _measure(scope)
         scope[REQUEST_ID] = self._request_ids.begin(given, scope["headers"]).id
@@ -119,10 +124,13 @@ class Intake:
             return problem(_too_large(self._max_body), scope), has_body
         return None, has_body
 
-    async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
+    async def _arrival(self, scope: Scope, body: "_Body", until: float, *, has_body: bool | None) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
         is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
+            if has_body is None and not await _begins(body):
+                scope[BODY] = b""
+                return None
             # only whoever is known may fill our memory
             await admit(self._gate, scope)
             if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
@@ -142,14 +150,26 @@ class Intake:
     async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
         """Answer at once, but keep the connection until the body is in or late.
 
-        Closing a socket with unread input resets it, and the client would never see the answer.
+        Closing a socket with unread input resets it, and the client would never see the answer. It counts no more as
+        a request, so that those who have no business here take no places of others.
         """
+        self.requests -= 1
+        self.refused += 1
+        try:
+            await self._refuse(answer, scope, send, body, until)
+        finally:
+            self.requests += 1
+            self.refused -= 1
+
+    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
         begun = perf_counter()
         await self._sender.begin(answer, scope, send)
         self._refused.ended(answer.code, begun, (scope, answer.status))
-        with suppress(TimeoutError):
-            async with self._deadline(until):
-                await body.discard()
+        body.release()
+        if self.refused <= _REFUSED:
+            with suppress(TimeoutError):
+                async with self._deadline(until):
+                    await body.discard()
         await self._sender.end(scope, send)
 
     @asynccontextmanager
@@ -172,29 +192,38 @@ class _Body:
         self._budget = budget
         self._held = 0
         self._ended = False
+        self._parts: list[bytes] = []
+
+    async def begins(self) -> bool:
+        """Wait for the first part; False if there is none. Raises what `read` does."""
+        while not (self._parts or self._ended):
+            await self._take()
+        return bool(self._parts)
 
     async def read(self) -> bytes:
         """All of it. Raises `TooLarge`, `Overloaded` or `ClientGone`."""
-        parts: list[bytes] = []
         while not self._ended:
-            part = await self._next()
-            if part:
-                if self._held + len(part) > self._limit:
-                    raise _too_large(self._limit)
-                self._budget.take(len(part))
-                self._held += len(part)
-                parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            await self._take()
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     async def discard(self) -> None:
         """Take in the rest and forget it."""
-        self.release()
         while not self._ended:
             await self._next()
 
     def release(self) -> None:
         self._budget.give(self._held)
         self._held = 0
+        self._parts = []
+
+    async def _take(self) -> None:
+        part = await self._next()
+        if part:
+            if self._held + len(part) > self._limit:
+                raise _too_large(self._limit)
+            self._budget.take(len(part))
+            self._held += len(part)
+            self._parts.append(part)
 
     async def _next(self) -> bytes:
         event = await self._receive()
@@ -203,6 +232,15 @@ class _Body:
         self._ended = not event.get("more_body", False)
         body: bytes = event.get("body", b"")
         return body
+
+
+async def _begins(body: _Body) -> bool:
+    """Whether there is a body, or may be: who sends none and does not say so either is not waited for."""
+    try:
+        async with asyncio.timeout(_BEGIN_SECONDS):
+            return await body.begins()
+    except TimeoutError:
+        return True
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -219,16 +257,19 @@ def _to_origin_form(scope: Scope) -> None:
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
-def _measure(scope: Scope) -> tuple[int, int, bool, bytes | None]:
-    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id."""
+def _measure(scope: Scope) -> tuple[int, int, bool | None, bytes | None]:
+    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id.
+
+    In HTTP/1.1 two headers tell whether there is one (RFC 9112, section 6.3). In HTTP/2 it may come unannounced: None.
+    """
     given = None
     size = len(scope["raw_path"]) + len(scope["query_string"])
     declared = 0
-    has_body = scope["http_version"] == "2"  # RFC 9112, section 6.3: in HTTP/1.1 two headers tell
+    has_body = None if scope["http_version"] == "2" else False
     for name, value in scope["headers"]:
         size += len(name) + len(value)
         if name == b"content-length":
-            has_body = True
+            has_body = True if value.strip(b"0") else has_body
             declared = int(value) if value.isdigit() and len(value) < 20 else 0
         elif name == b"transfer-encoding":
             has_body = True

@@ -39,6 +39,8 @@ _REASONS = {
 }
 #: These can meet any request.
 _ALWAYS = (400, 408, 413, 429, 431, 500, 503)
+#: `--auth none` needs no credential.
+_OPTIONAL: list[Schema] = [{}, {"bearer": []}, {"key": []}]
 #: And these any that is not for everybody.
 _GUARDED = (401, 403)
 
@@ -82,7 +84,7 @@ def document(version: str) -> Schema:
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
             },
         },
-        "security": [{}, {"bearer": []}, {"key": []}],
+        "security": _OPTIONAL,
     }
 
 
@@ -204,9 +206,13 @@ def _revoke_key() -> Schema:
 
 
 def _ready() -> Schema:
-    verbose = _query("verbose", {"enum": ["", "1", "true"]}, "Tell each check.")
+    verbose = _query(
+        "verbose", {"enum": ["", "1", "true"]}, "Tell each check; to principals only, where authentication is required."
+    )
     answer = _ok("It is ready. While it is not, the answer is 503.", "Status")
-    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose], security=[])
+    return _operation(
+        "ready", "service", "Is the service ready?", answer, (401,), parameters=[verbose], security=_OPTIONAL
+    )
 
 
 def _simple(name: str, summary: str, answer: Schema, **rest: Any) -> Schema:
