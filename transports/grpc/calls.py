@@ -8,6 +8,7 @@ import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
+from core import deadlines
 from core.errors import DeadlineExceeded, Internal, InvalidArgument, Overloaded, TriviumError, Unavailable
 from transports.grpc.closing import Closing
 from transports.grpc.errors import status_of
@@ -44,6 +45,10 @@ class Call:
             raise InvalidArgument("is missing", field="request")
         return request
 
+    def begin_deadline(self) -> None:
+        """Let everything that works for this call know when its caller gives up; gRPC ends it then by itself."""
+        deadlines.begin(self._context.time_remaining())
+
     async def read(self) -> bytes | None:
         """The next request of a stream, None after the last."""
         request = await self._context.read()
@@ -62,7 +67,9 @@ def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> Handler:
     """A handler of one request and one answer."""
 
     async def handle(call: Call) -> bytes:
-        return await answer(await call.request())
+        request = await call.request()
+        call.begin_deadline()
+        return await answer(request)
 
     return handle
 

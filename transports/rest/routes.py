@@ -1,5 +1,6 @@
 """Which handler answers at which path: one table, from which the router is built and the document is checked."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -7,6 +8,7 @@ from msgspec import Struct
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from core import deadlines
 from core.errors import Internal, MethodNotAllowed, NotFound, TriviumError
 from transports.rest.answers import Answer, Sender, problem
 from transports.rest.description import Description
@@ -82,7 +84,12 @@ class Resource:
         if handler is None:
             return self._refusal(scope)
         try:
-            return await handler(Request(scope, receive, scope[BODY]))
+            request = Request(scope, receive, scope[BODY])
+            seconds = request.patience()
+            if seconds is None:
+                return await handler(request)
+            async with deadlines.until(asyncio.get_running_loop().time() + seconds):
+                return await handler(request)
         except TriviumError as error:
             return problem(error, scope)
         except ClientGone:
