@@ -19,12 +19,16 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+SecondsOrOff = Annotated[float, Meta(ge=0, le=86400)]
 
 #: `--data-dir` of a store that lives in memory and ends with the process, for tests.
 MEMORY = ":memory:"
 #: Other names for a variable, where a convention exists.
 ALIASES = {"amqp_url": "AMQP_URL"}
 _TRUE_FALSE = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+#: One of the addresses that `--core` lists.
+_CORE = r"(grpcs?|https?)://[^/?#,\s@]+"
 
 
 def _help(text: str) -> Meta:
@@ -108,6 +112,29 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds, _help("Longest pause between probes of a held topic: a new queue gets its messages within it.")
     ] = 5.0
 
+    core: Annotated[
+        str,
+        Meta(pattern=rf"^({_CORE}(,{_CORE})*)?\Z"),
+        _help(
+            "Serve a core in another process, and have no store: grpc[s]://host:port and http[s]://host:port, "
+            "separated by commas, the preferred first."
+        ),
+    ] = ""
+    core_seconds: Annotated[Seconds, _help("Time for a call to the core where the caller named none.")] = 10.0
+    core_attempt_seconds: Annotated[
+        Seconds, _help("Time for one address to answer; leaves time for others and a repetition.")
+    ] = 3.0
+    core_stale_seconds: Annotated[
+        SecondsOrOff, _help("Age up to which a last answer is repeated while the core is away; 0: none is.")
+    ] = 60.0
+    core_hedge_seconds: Annotated[
+        SecondsOrOff, _help("Ask the next address too if a read takes longer; 0: never, since it adds load.")
+    ] = 0.0
+    core_api_key: Annotated[str, _help("API key for calls of callers that bring no credential.")] = ""
+    core_tls_ca: Annotated[str, _help("PEM file of who vouches for the core; the system's if empty.")] = ""
+    core_tls_cert: Annotated[str, _help("PEM file of the certificate shown to the core, for mutual TLS.")] = ""
+    core_tls_key: Annotated[str, _help("PEM file of the key of that certificate.")] = ""
+
     @property
     def limits(self) -> Limits:
         return Limits(
@@ -172,10 +199,17 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], toml: Path | 
             values[name] = msgspec.convert(value, kind, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             problems.append(f"{origin}: {error}")
+    _leave_amqp_to_the_core(values, problems)
     problems.extend(f"{toml}: no setting is named {name!r}" for name in from_toml if name not in types)
     if problems:
         raise InvalidSettings(problems)
     return Settings(**values)
+
+
+def _leave_amqp_to_the_core(values: dict[str, Any], problems: list[str]) -> None:
+    """The AMQP door works on the store, so it is where the store is; elsewhere it is off unless somebody insists."""
+    if values.get("core") and values.setdefault("amqp", False):
+        problems.append("amqp: works on the store, so it can't be had with --core; use --no-amqp here, --amqp there")
 
 
 def _find(

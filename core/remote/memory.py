@@ -1,0 +1,60 @@
+"""The last answers, for the time in which the core can't be asked."""
+
+import asyncio
+from collections.abc import Hashable
+
+from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage, weight
+
+#: What an answer is counted as beside its messages.
+_ENTRY_BYTES = 500
+
+
+class LastAnswers:
+    """The last answer to each question, for a bounded time and in bounded memory; the oldest leave first."""
+
+    def __init__(self, *, seconds: float, max_bytes: int) -> None:
+        """An answer is repeated until it is `seconds` old."""
+        self.bytes = 0
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._answers: dict[Hashable, tuple[float, int, StoredMessage | Greeting | Page]] = {}
+
+    def keep(self, question: Hashable, answer: StoredMessage | Greeting | Page) -> None:
+        """Remember what the core answered just now. What was stale there already is not worth it."""
+        if not self._seconds or isinstance(answer, StaleMessage | StaleGreeting | StalePage):
+            return
+        self._forget(question)
+        size = _ENTRY_BYTES + _weight(answer)
+        self._answers[question] = asyncio.get_running_loop().time(), size, answer
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self._forget(next(iter(self._answers)))
+
+    def data(self, question: Hashable) -> StaleMessage | StaleGreeting | None:
+        """The last answer of `get data`, marked as stale; None if there is none that is young enough."""
+        found, age = self._find(question)
+        if isinstance(found, StoredMessage):
+            return StaleMessage(found.topic, found.offset, found.time, found.message, age)
+        return StaleGreeting(found.topic, found.text, age) if isinstance(found, Greeting) else None
+
+    def page(self, question: Hashable) -> StalePage | None:
+        """The same for a page."""
+        found, age = self._find(question)
+        return StalePage(found.messages, found.next, age) if isinstance(found, Page) else None
+
+    def _find(self, question: Hashable) -> tuple[StoredMessage | Greeting | Page | None, float]:
+        at, _, answer = self._answers.get(question, (0.0, 0, None))
+        age = asyncio.get_running_loop().time() - at
+        return (answer, age) if age < self._seconds else (None, age)
+
+    def _forget(self, question: Hashable) -> None:
+        _, size, _ = self._answers.pop(question, (0.0, 0, None))
+        self.bytes -= size
+
+
+def _weight(answer: StoredMessage | Greeting | Page) -> int:
+    if isinstance(answer, StoredMessage):
+        return weight(answer.message)
+    if isinstance(answer, Greeting):
+        return len(answer.text)
+    return sum(weight(stored.message) for stored in answer.messages)
