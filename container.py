@@ -9,6 +9,8 @@ from core import VERSION
 from core.health import Health
 from core.ports import SystemClock
 from core.relay import Relay, RelaySettings
+from core.remote.links import Link
+from core.remote.service import Edge, RemoteService
 from core.service import LocalService
 from core.settings import Settings
 from core.stores.sqlite import LogBounds, SqliteLog
@@ -32,6 +34,15 @@ def _imported_later(module: str, name: str) -> Callable[..., Any]:
     return build
 
 
+def _links(settings: Settings) -> dict[str, Link]:
+    """The way to each address of `--core`; a protocol that none has is not imported."""
+    modules = {"grpc": ("transports.grpc.remote", "GrpcLink"), "http": ("transports.rest.remote", "HttpLink")}
+    return {
+        address: _imported_later(*modules[address.partition(":")[0].removesuffix("s")])(address, settings)
+        for address in settings.core.split(",")
+    }
+
+
 class Container(containers.DeclarativeContainer):
     """Builds objects, once each and without side effects; `main.running` opens and closes them.
 
@@ -46,7 +57,12 @@ class Container(containers.DeclarativeContainer):
     log = providers.Singleton(
         SqliteLog, settings.provided.data_dir, providers.Factory(LogBounds.of, settings), clock, health
     )
-    service = providers.Singleton(LocalService.of, log, settings)
+    edge = providers.Singleton(Edge, providers.Callable(_links, settings), health, settings)
+    service = providers.Selector(
+        providers.Callable(lambda settings: "remote" if settings.core else "local", settings),
+        local=providers.Singleton(LocalService.of, log, settings),
+        remote=providers.Singleton(RemoteService, edge),
+    )
 
     broker = providers.Singleton(_imported_later("transports.amqp.connection", "Broker"), settings, health)
     publisher = providers.Singleton(_imported_later("transports.amqp.publisher", "PikaPublisher"), broker, settings)

@@ -62,10 +62,10 @@ async def running(container: Container) -> AsyncIterator[Running]:
     settings = container.settings()
     health = container.health()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(container.log())
+        base: Part = await stack.enter_async_context(container.edge() if settings.core else container.log())
         service = container.service()
         up = Running(service)
-        up.parts.append(store)
+        up.parts.append(base)
         try:
             for provider in _parts(container, settings):
                 part = provider()
@@ -167,7 +167,8 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     toml = given.pop("config") or environment.get("TRIVIUM_CONFIG")
     check_only = given.pop("check_config")
     settings = load(given, environment, Path(toml) if toml else None)
-    problems = [
+    problems = _missing_for_the_core(settings)
+    problems += [
         f"{door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}"
         for door, libraries in LIBRARIES.items()
         if getattr(settings, door)
@@ -179,6 +180,18 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     if problems:
         raise InvalidSettings(problems)
     return settings, check_only
+
+
+def _missing_for_the_core(settings: Settings) -> list[str]:
+    """Problems of `--core` with the libraries that its protocols take."""
+    schemes = {address.partition(":")[0].removesuffix("s") for address in settings.core.split(",") if address}
+    needed = {"grpc": ("grpc", LIBRARIES["grpc"]), "http": ("remote", ("aiohttp",))}
+    return [
+        f"core: {library} is not installed; install 'trivium[{needed[scheme][0]}]', or use no {scheme}:// address"
+        for scheme in sorted(schemes)
+        for library in needed[scheme][1]
+        if not _is_installed(library)
+    ]
 
 
 def _is_installed(library: str) -> bool:
