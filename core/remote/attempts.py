@@ -19,6 +19,8 @@ Failure: TypeAlias = TriviumError | Unreachable
 #: What another attempt may mend. Anything else is the core's answer.
 _PASSING = (Unreachable, Unavailable, Overloaded)
 
+#: What callers are told who can't be told better.
+_RETRY_AFTER_SECONDS = 1.0
 #: The timers of a transport may be ahead of the loop's by so much.
 _EARLY_SECONDS = 0.1
 
@@ -135,5 +137,7 @@ async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:
 def for_callers(error: Failure | None) -> TriviumError:
     """What a caller is told of the last failure."""
     if error is None or isinstance(error, Unreachable):
-        return Unavailable("the core can't be reached", retry_after=error.retry_after if error else 1.0)
+        return Unavailable(
+            "the core can't be reached", retry_after=(error and error.retry_after) or _RETRY_AFTER_SECONDS
+        )
     return error

@@ -15,7 +15,7 @@ class Unreachable(Exception):
     It does not leave `core.remote`: callers get `Unavailable`.
     """
 
-    def __init__(self, detail: str, *, retry_after: float = 1.0) -> None:
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after

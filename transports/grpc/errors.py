@@ -87,7 +87,7 @@ def error_of(error: grpc.aio.AioRpcError) -> TriviumError | Unreachable:
     text = error.details() or error.code().name
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(text)
-    return Unreachable(text, retry_after=1.0 if retry_after is None else retry_after)
+    return Unreachable(text, retry_after=retry_after)
 
 
 def _details_of(error: grpc.aio.AioRpcError) -> Status:

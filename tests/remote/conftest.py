@@ -1,0 +1,88 @@
+"""Cores and edges on the test's loop, and the links between them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from container import Container
+from core.health import Health
+from core.ports import MessageService
+from core.remote.service import RemoteService
+from core.settings import MEMORY, Settings
+from main import Running, running
+from tests.remote.proxy import Proxy
+
+#: As long as a test waits for anything.
+PATIENCE_SECONDS = 30.0
+#: How a core can be reached.
+PROTOCOLS = ("grpc", "rest")
+
+
+class Core:
+    """A core in this process, each of its doors behind a proxy."""
+
+    def __init__(self, up: Running, grpc: Proxy, rest: Proxy) -> None:
+        self.service: MessageService = up.service
+        self.grpc = grpc
+        self.rest = rest
+
+    def proxy(self, protocol: str) -> Proxy:
+        return self.grpc if protocol == "grpc" else self.rest
+
+    def address(self, protocol: str) -> str:
+        """What an edge calls it."""
+        scheme = "grpc" if protocol == "grpc" else "http"
+        return f"{scheme}://{self.proxy(protocol).address}"
+
+    @property
+    def addresses(self) -> str:
+        """Both, gRPC preferred."""
+        return f"{self.address('grpc')},{self.address('rest')}"
+
+
+class AnEdge:
+    """An edge in this process."""
+
+    def __init__(self, up: Running, container: Container) -> None:
+        service = up.service
+        assert isinstance(service, RemoteService)
+        self.service = service
+        self.health: Health = container.health()
+        self.doors = up.doors
+
+    async def until(self, check: str, text: str) -> None:
+        """Wait until the detail of a check says `text`."""
+        await until(lambda: check in self.health.checks and text in self.health.checks[check].detail)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Closes in reverse what a test enters."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def core(stack: AsyncExitStack) -> Core:
+    """With a log in memory."""
+    container = Container(settings=Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, amqp=False))
+    up = await stack.enter_async_context(running(container))
+    grpc = await stack.enter_async_context(Proxy(up.doors["grpc"].address))
+    rest = await stack.enter_async_context(Proxy(up.doors["rest"].address.removeprefix("http://")))
+    return Core(up, grpc, rest)
+
+
+async def start_edge(stack: AsyncExitStack, addresses: str, **settings: Any) -> AnEdge:
+    """An edge of the core at `addresses`, up until the stack is closed."""
+    container = Container(settings=Settings(core=addresses, rest_port=0, grpc_port=0, amqp=False, **settings))
+    return AnEdge(await stack.enter_async_context(running(container)), container)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that nobody signals."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - what a test waits for has no event
+            await asyncio.sleep(0.005)
