@@ -58,7 +58,8 @@ class Streams:
                         while page is not None:
                             if page.messages or not begun:
                                 yield page
-                            cursor, begun, failures = page.next, True, 0
+                            cursor, begun = page.next, True
+                            failures = 0 if page.messages else failures
                             page = await self._next(address, pages)
                     retry_after = 0.0  # that core is stopping
                 except (Unreachable, Unavailable, Overloaded) as error:
