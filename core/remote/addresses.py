@@ -26,10 +26,18 @@ class Address:
         self.name = name
         self.link = link
         self.judged = asyncio.Event()
+        #: What waits there for something that may never come.
+        self.waits: set[asyncio.Timeout] = set()
         self._clock = asyncio.get_running_loop().time
         self._opened = asyncio.Event()
         self._tell = changed
         self.breaker = Breaker(self._clock, self._changed)
+
+    def leave(self) -> None:
+        """End what waits there: another address does answer."""
+        for scope in self.waits:
+            if not scope.expired():
+                scope.reschedule(0)
 
     async def watch(self, patience: float) -> None:
         """Probe it while it is open or quiet; each probe has `patience` seconds.
@@ -154,6 +162,8 @@ class Addresses:
         state = State.FAILED if not closed else State.OK if len(closed) == len(self.all) else State.DEGRADED
         for address in self.all:
             breaker = address.breaker
+            if closed and not breaker.closed:
+                address.leave()
             detail = breaker.state.value if breaker.closed else f"{breaker.state.value}: {breaker.reason}"
             self._health.report(f"core {address.name}", State.OK if breaker.closed else State.DEGRADED, detail)
         self._health.report("core", state, f"{len(closed)} of {len(self.all)} addresses answer")

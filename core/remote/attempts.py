@@ -51,7 +51,7 @@ class Attempts:
         With `hedge` a slow first attempt is not waited for alone, if that is configured.
         """
         self.budget.earn()
-        failures = 0
+        failures = rounds = 0
         while True:
             last: Failure | None = None
             for address in self._addresses.usable():
@@ -65,7 +65,8 @@ class Attempts:
                     last = error
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
                         break
-            await self._rest(failures, last, until)
+            rounds += 1
+            await self._rest(rounds, last, until)
 
     async def attempt(
         self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float = 0
@@ -114,11 +115,11 @@ class Attempts:
             for task in tasks:
                 task.cancelled() or task.exception()  # which else would count as overlooked
 
-    async def _rest(self, failures: int, last: Failure | None, until: float) -> None:
+    async def _rest(self, rounds: int, last: Failure | None, until: float) -> None:
         """Pause after a round; raises if the next one would come too late, or nobody is there to be asked."""
         if last is None:
             raise for_callers(last)
-        seconds = max(pause(failures), last.retry_after or 0)
+        seconds = max(pause(rounds), last.retry_after or 0)
         if asyncio.get_running_loop().time() + seconds >= until:
             raise for_callers(last)
         await asyncio.sleep(seconds)

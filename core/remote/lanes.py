@@ -32,6 +32,9 @@ log = structlog.get_logger("trivium.remote")
 #: Answers to one message of a request: the others are tried without it.
 _OF_ONE_MESSAGE = (Conflict, InvalidArgument, TooLarge, UnsupportedMediaType)
 
+#: What a message is counted as beside its bytes.
+_MESSAGE_BYTES = 500
+
 #: Asks the core to publish as (authorization, topic, messages, deadline).
 Publish: TypeAlias = Callable[[str | None, str, Sequence[Message], float], Awaitable[tuple[Published, ...]]]
 _Name: TypeAlias = tuple[str | None, str]
@@ -40,12 +43,13 @@ _Name: TypeAlias = tuple[str | None, str]
 class _Call:
     """One call of `publish` that is not answered yet."""
 
-    __slots__ = ("answer", "deadline", "messages", "size", "timer")
+    __slots__ = ("answer", "cost", "deadline", "messages", "size", "timer")
 
-    def __init__(self, messages: Sequence[Message], size: int, deadline: float) -> None:
+    def __init__(self, messages: Sequence[Message], size: int, cost: int, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         self.messages = messages
         self.size = size
+        self.cost = cost
         self.deadline = deadline
         self.answer: Future[tuple[Published, ...]] = loop.create_future()
         self.timer = loop.call_at(
@@ -77,10 +81,11 @@ class Lanes:
         self, authorization: str | None, topic: str, messages: Sequence[Message], size: int, deadline: float
     ) -> Future[tuple[Published, ...]]:
         """Publish checked messages of `size` bytes after what was added before; `Overloaded` if too much waits."""
-        if self.bytes + size > self._max_bytes:
+        cost = size + _MESSAGE_BYTES * len(messages)
+        if self.bytes + cost > self._max_bytes:
             raise Overloaded(f"{self._max_bytes} bytes wait for the core, which is the most")
-        self.bytes += size
-        call = _Call(messages, size, deadline)
+        self.bytes += cost
+        call = _Call(messages, size, cost, deadline)
         lane = self._lanes.get((authorization, topic))
         if lane is not None:
             lane.append(call)
@@ -108,12 +113,12 @@ class Lanes:
                 try:
                     await self._send(name, group)
                 finally:
-                    self.bytes -= sum(call.size for call in group)
+                    self.bytes -= sum(call.cost for call in group)
         except Exception:
             log.exception("publishing failed", topic=name[1])
         finally:
             del self._lanes[name]
-            self.bytes -= sum(call.size for call in lane)
+            self.bytes -= sum(call.cost for call in lane)
             for call in (*group, *lane):
                 call.fail(Internal("publishing broke off; the outcome is unknown"))
 

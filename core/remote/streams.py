@@ -110,13 +110,15 @@ class Streams:
         return page
 
     async def _next(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
-        """The next page, None at the end. A lost address is told to its breaker."""
+        """The next page, None at the end. A lost address is told to its breaker, and one that others lost is left."""
         try:
-            async with self._until_drained():
+            async with self._until_drained(others=address.waits):
                 return await anext(pages, None)
         except Unreachable as error:
             address.breaker.failure(error.detail)
             raise
+        if not self._draining:
+            raise Unreachable("left for another address")
         return None
 
     async def _rest(self, failures: int, retry_after: float) -> None:
@@ -131,18 +133,23 @@ class Streams:
             await self._addresses.some_usable()
 
     @asynccontextmanager
-    async def _until_drained(self, until: float | None = None) -> AsyncIterator[None]:
-        """A block that is left at its next wait once the service drains."""
+    async def _until_drained(
+        self, until: float | None = None, others: set[asyncio.Timeout] | None = None
+    ) -> AsyncIterator[None]:
+        """A block that is left at its next wait once the service drains, or who has `others` wants it."""
         scope = asyncio.timeout_at(0 if self._draining else until)
+        groups = (self._waits,) if others is None else (self._waits, others)
         try:
             async with scope:
-                self._waits.add(scope)
+                for group in groups:
+                    group.add(scope)
                 yield
         except TimeoutError:
             if not scope.expired():
                 raise
         finally:
-            self._waits.discard(scope)
+            for group in groups:
+                group.discard(scope)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

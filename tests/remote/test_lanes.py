@@ -19,7 +19,7 @@ class Wire:
         self.error: Exception | None = None
         self.offset = 0
         self.gate = asyncio.Event()
-        self.lanes = Lanes(self.publish, Limits(batch_messages=10), max_bytes=1000)
+        self.lanes = Lanes(self.publish, Limits(batch_messages=10), max_bytes=20_000)
 
     async def publish(
         self, authorization: str | None, topic: str, messages: Sequence[Message], deadline: float
@@ -135,10 +135,10 @@ async def test_who_goes_away_has_published_all_the_same() -> None:
 async def test_what_waits_is_bounded() -> None:
     """Past the bound a call is refused at once; room comes back with the answers."""
     wire = Wire()
-    taken = [wire.add("a", size=600), wire.add("b", size=400)]
+    taken = [wire.add("a", size=12_000), wire.add("b", size=7_000)]
     with pytest.raises(Overloaded):
         wire.add("c", size=1)
     wire.gate.set()
     await asyncio.gather(*taken)
-    await wire.add("c", size=1000)
+    await wire.add("c", size=19_000)
     assert wire.lanes.bytes == 0

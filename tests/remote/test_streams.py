@@ -126,6 +126,19 @@ async def test_a_frozen_stream_is_noticed(core: Core, stack: AsyncExitStack) -> 
         assert await take(pages, 2) == [1, 2]
 
 
+async def test_a_follower_leaves_an_address_that_others_found_silent(core: Core, stack: AsyncExitStack) -> None:
+    """Its own connection would be missed much later."""
+    edge = await start_edge(stack, core.addresses, core_attempt_seconds=0.3)
+    async with aclosing(edge.service.follow("t", 0)) as pages:
+        await anext(pages)
+        core.grpc.freeze()
+        await publish(core, 2)
+        for _ in range(6):
+            await edge.service.get_data("t")
+        async with asyncio.timeout(5):
+            assert await take(pages, 2) == [1, 2]
+
+
 async def held(edge: AnEdge) -> tuple[asyncio.Task[list[Page]], asyncio.Task[Page]]:
     """A follower and a waiting read, both waiting."""
 
