@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 
 from container import Container
+from core.errors import TriviumError
 from core.health import Health
 from core.ports import MessageService
 from core.remote.service import RemoteService
@@ -52,6 +53,13 @@ class AnEdge:
         self.service = service
         self.health: Health = container.health()
         self.doors = up.doors
+
+    async def notices(self, text: str) -> None:
+        """Make calls until the check of the core says `text`; without calls it would take some seconds."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while text not in self.health.checks["core"].detail:
+                with suppress(TriviumError):
+                    await self.service.get_message("none", 1)
 
     async def until(self, check: str, text: str) -> None:
         """Wait until the detail of a check says `text`."""

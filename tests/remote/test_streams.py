@@ -65,7 +65,7 @@ async def test_a_follower_waits_for_a_core_that_is_away(core: Core, stack: Async
     async with aclosing(edge.service.follow("t")) as pages:
         assert await anext(pages) == Page((), 3)
         await core.proxy(protocol).close()
-        await edge.until("core", "0 of 1")
+        await edge.notices("0 of 1")
         await publish(core, 4)
         await core.proxy(protocol).open()
         assert await take(pages, 4) == [4, 5, 6, 7]
@@ -80,7 +80,7 @@ async def test_following_fails_if_there_is_no_core_to_begin_with(core: Core, sta
         with pytest.raises(Unavailable) as caught:
             await anext(edge.service.follow("t"))
         assert caught.value.retry_after
-        await edge.until("core", "0 of 2")
+        await edge.notices("0 of 2")
     assert edge.service.streams == 0
 
 
@@ -111,7 +111,7 @@ async def test_a_waiting_read_ends_when_its_time_is_up(core: Core, stack: AsyncE
         assert await edge.service.read_messages("t", wait=1.5) == Page((), 0)
     await core.grpc.close()
     await core.rest.close()
-    await edge.until("core", "0 of 2")
+    await edge.notices("0 of 2")
     async with asyncio.timeout(20):
         with pytest.raises(Unavailable):
             await edge.service.read_messages("t", wait=60)
@@ -159,7 +159,7 @@ async def test_draining_ends_them_cleanly(core: Core, stack: AsyncExitStack, is_
     if is_away:
         await core.grpc.close()
         await core.rest.close()
-        await edge.until("core", "0 of 2")
+        await edge.notices("0 of 2")
     edge.service.drain()
     async with asyncio.timeout(10):
         assert [page.messages for page in await follower] == [()]
