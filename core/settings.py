@@ -28,7 +28,7 @@ ALIASES = {"amqp_url": "AMQP_URL"}
 _TRUE_FALSE = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 #: One of the addresses that `--core` lists.
-_CORE = r"(grpcs?|https?)://[^/?#,\s@]+"
+_CORE = r"(grpcs?|https?)://[^/?#,\s@]+:[0-9]{1,5}"
 
 
 def _help(text: str) -> Meta:
@@ -199,17 +199,23 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], toml: Path | 
             values[name] = msgspec.convert(value, kind, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             problems.append(f"{origin}: {error}")
-    _leave_amqp_to_the_core(values, problems)
+    if values.get("core"):
+        _check_edge(values, problems)
     problems.extend(f"{toml}: no setting is named {name!r}" for name in from_toml if name not in types)
     if problems:
         raise InvalidSettings(problems)
     return Settings(**values)
 
 
-def _leave_amqp_to_the_core(values: dict[str, Any], problems: list[str]) -> None:
+def _check_edge(values: dict[str, Any], problems: list[str]) -> None:
     """The AMQP door works on the store, so it is where the store is; elsewhere it is off unless somebody insists."""
-    if values.get("core") and values.setdefault("amqp", False):
+    if values.setdefault("amqp", False):
         problems.append("amqp: works on the store, so it can't be had with --core; use --no-amqp here, --amqp there")
+    problems.extend(
+        f"core: {address} has no port, these go up to 65535"
+        for address in values["core"].split(",")
+        if int(address.rpartition(":")[2]) > 65535
+    )
 
 
 def _find(

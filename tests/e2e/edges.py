@@ -35,6 +35,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What happens to the core, in this order; between two faults so many messages are acknowledged."""
 
     kills: int = 20
+    down_seconds: float = 30.0
     frozen_seconds: float = 5.0
     half_closed_seconds: float = 5.0
     trickle_seconds: float = 5.0
@@ -61,6 +62,13 @@ class Figures:
         self.read_errors = 0
         self.oldest_seconds = 0
         self.followed: dict[str, list[int]] = {}
+        self.calls_while_down = 0
+        self.arrived_while_down = 0
+
+    @property
+    def calls(self) -> int:
+        """All that clients asked of the edges."""
+        return self.reads + sum(phase.attempts for phase in self.phases.values())
 
     def begin(self, name: str) -> None:
         self.now = self.phases.setdefault(name, Phase())
@@ -77,6 +85,9 @@ class Figures:
             if phase.attempts
         ]
         lines.append(
+            f"while it was down: {self.calls_while_down} calls, {self.arrived_while_down} attempts and probes arrived"
+        )
+        lines.append(
             f"reads of the newest: {self.reads}, stale {self.stale} (oldest {self.oldest_seconds} s), "
             f"failed {self.read_errors}"
         )
@@ -92,7 +103,7 @@ class Clients:
 
     async def publish(self, name: str, publish: Publish) -> None:
         """One message after another, each with the same id until it is acknowledged."""
-        done = self.figures.acknowledged.setdefault(name, [])
+        done = self.figures.acknowledged[name]
         while not self.ended.is_set():
             id_ = f"{name}-{len(done):06d}"
             began = time.monotonic()
@@ -147,9 +158,10 @@ class Clients:
                 seen += [message.offset for message in answer.messages]
 
     async def progress(self, count: int) -> None:
-        """Return once so many more messages are acknowledged."""
-        goal = self.figures.count + count
-        while self.figures.count < goal:  # noqa: ASYNC110 - the publishers are many
+        """Return once each publisher has its share of so many more messages acknowledged."""
+        done = self.figures.acknowledged.values()
+        goals = [len(ids) + count // len(done) for ids in done]
+        while any(len(ids) < goal for ids, goal in zip(done, goals, strict=True)):  # noqa: ASYNC110 - they are many
             await asyncio.sleep(0.01)
 
 
@@ -176,6 +188,10 @@ class Core:
     @property
     def addresses(self) -> tuple[str, str]:
         return f"grpc://{self.grpc.address}", f"http://{self.rest.address}"
+
+    @property
+    def connections(self) -> int:
+        return self.grpc.connections + self.rest.connections
 
     async def start(self) -> None:
         self.process = await self._stack.enter_async_context(trivium_process(*self._arguments))
@@ -205,6 +221,8 @@ async def disturb(core: Core, clients: Clients, plan: Plan) -> None:
         await core.kill()
         await core.start()
         await clients.progress(plan.messages_between)
+    await _down(core, clients, plan.down_seconds)
+    await clients.progress(plan.messages_between)
     faults: list[tuple[str, float, Change, Change]] = [
         ("frozen", plan.frozen_seconds, lambda: _send(core, signal.SIGSTOP), lambda: _send(core, signal.SIGCONT)),
         ("gRPC port closed", plan.half_closed_seconds, core.grpc.close, core.grpc.open),
@@ -218,6 +236,18 @@ async def disturb(core: Core, clients: Clients, plan: Plan) -> None:
         if (ended := end()) is not None:
             await ended
         await clients.progress(plan.messages_between)
+
+
+async def _down(core: Core, clients: Clients, seconds: float) -> None:
+    """Take the core away for a while; its addresses take connections, which count as attempts, and hang up."""
+    figures = clients.figures
+    figures.begin(f"down for {seconds:g} s")
+    await core.kill()
+    calls, arrived = figures.calls, core.connections
+    await asyncio.sleep(seconds)  # the fault lasts: there is nothing to wait for
+    figures.calls_while_down = figures.calls - calls
+    figures.arrived_while_down = core.connections - arrived
+    await core.start()
 
 
 def _send(core: Core, number: signal.Signals) -> None:
@@ -241,8 +271,9 @@ async def run(plan: Plan, folder: Path) -> Figures:
             followers.append(asyncio.create_task(clients.follow_grpc(f"grpc-{number}", edge.grpc)))
             rest = await stack.enter_async_context(rest_publisher(edge.rest, "t"))
             stub = await stack.enter_async_context(grpc_publisher(edge.grpc, "t"))
-            publishers.append(asyncio.create_task(clients.publish(f"rest-{number}", rest)))
-            publishers.append(asyncio.create_task(clients.publish(f"grpc-{number}", stub)))
+            for name, publish in ((f"rest-{number}", rest), (f"grpc-{number}", stub)):
+                clients.figures.acknowledged[name] = []
+                publishers.append(asyncio.create_task(clients.publish(name, publish)))
             publishers.append(asyncio.create_task(clients.read(edge.rest)))
         await disturb(core, clients, plan)
         clients.ended.set()
@@ -272,6 +303,7 @@ def check(figures: Figures, stored: list[dict[str, str]]) -> None:
         assert places == sorted(places)
     for name, seen in figures.followed.items():
         assert seen == list(range(1, len(stored) + 1)), f"{name} saw a gap or a repetition"
+    assert figures.arrived_while_down <= 1.1 * figures.calls_while_down, "the outage was answered with more load"
 
 
 def main() -> None:

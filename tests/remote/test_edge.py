@@ -67,7 +67,17 @@ def test_amqp_is_off_where_the_store_is_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "core", ["core:50051", "ftp://core", "grpc://", "http://core/path", "grpc://a,", "http://user:secret@core"]
+    "core",
+    [
+        "core:50051",
+        "http://core",
+        "grpc://core:70000",
+        "ftp://core",
+        "grpc://",
+        "http://core/path",
+        "grpc://a,",
+        "http://user:secret@core",
+    ],
 )
 def test_addresses_have_a_form(core: str) -> None:
     """A protocol, a host and a port; what else they hold is refused, and not shown."""

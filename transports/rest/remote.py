@@ -131,7 +131,7 @@ class HttpCore:
                 method, self._base.with_path(path), params=query, headers=sent, data=body, allow_redirects=False
             ) as answer:
                 response = documents.Response(answer.status, answer.headers, await answer.read())
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # the last: a name that can't be one
             raise Unreachable(str(error) or type(error).__name__) from error
         if response.status >= 300:
             raise documents.error_of(response)
