@@ -1,15 +1,17 @@
 """What the hop from an edge to its core costs, against a core with doors of its own, in one run.
 
-python -m tests.e2e.hop [--rounds 5] [--calls 400]    prints ratios of medians
+python -m tests.e2e.hop [--rounds 5] [--calls 400]    prints time and CPU a call, and multiples of both
 """
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import aiohttp
 import grpc.aio
@@ -60,27 +62,42 @@ async def seconds_each(calls: Sequence[Call], count: int, in_flight: int) -> flo
     return (time.perf_counter() - began) / count
 
 
+def cpu_seconds(processes: Sequence[TriviumProcess]) -> float:
+    """What they have used so far (proc(5): utime and stime)."""
+    fields = [Path(f"/proc/{one.process.pid}/stat").read_text().rpartition(")")[2].split() for one in processes]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
 async def measure(rounds: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
             core = await stack.enter_async_context(trivium_process("--no-amqp", f"--data-dir={folder}"))
-            cores = {"grpc": f"--core=grpc://{core.grpc}", "rest": f"--core={core.rest}"}
-            edges = {name: await stack.enter_async_context(trivium_process(one)) for name, one in cores.items()}
-            second = await stack.enter_async_context(trivium_process(cores["grpc"]))
-            direct = await calls_of(stack, core)
-            over_grpc, over_rest = [await calls_of(stack, edge) for edge in edges.values()]
-            other = await calls_of(stack, second)
-            print(f"{'':14}{'in flight':>10}{'direct':>12}{'over gRPC':>11}{'over REST':>11}{'two edges':>11}")
+            links = (f"grpc://{core.grpc}", core.rest, f"grpc://{core.grpc}")
+            edges = [await stack.enter_async_context(trivium_process(f"--core={link}")) for link in links]
+            processes = [core, *edges]
+            direct, over_grpc, over_rest, second = [await calls_of(stack, one) for one in processes]
+            print(f"{'':14}{'in flight':>10}{'direct':>16}{'over gRPC':>14}{'over REST':>14}{'two edges':>14}")
             for name in direct:
-                ways = ([direct[name]], [over_grpc[name]], [over_rest[name]], [over_grpc[name], other[name]])
+                ways = ([direct[name]], [over_grpc[name]], [over_rest[name]], [over_grpc[name], second[name]])
                 for in_flight in (1, _IN_FLIGHT):
-                    times: list[list[float]] = [[] for _ in ways]
-                    for _ in range(rounds + 1):  # the first warms up
-                        for way, found in zip(ways, times, strict=True):
-                            found.append(await seconds_each(way, count, in_flight))
-                    base, *others = (statistics.median(found[1:]) for found in times)
-                    ratios = "".join(f"{one / base:10.2f}x" for one in others)
-                    print(f"{name:14}{in_flight:10}{base * 1e6:9.0f} us{ratios}")
+                    times: list[list[float]] = []
+                    cpu = [0.0] * len(ways)
+                    for _ in range(rounds):
+                        times.append([])
+                        for index, way in enumerate(ways):
+                            before = cpu_seconds(processes)
+                            times[-1].append(await seconds_each(way, count, in_flight))
+                            cpu[index] += cpu_seconds(processes) - before
+                    print(f"{name:14}{in_flight:10}{_row(times, cpu, rounds * count)}")
+
+
+def _row(times: list[list[float]], cpu: list[float], count: int) -> str:
+    """Time and CPU a call; of the edges as multiples of the direct way, the times in the same round."""
+    cells = [f"{statistics.median(one[0] for one in times) * 1e6:8.0f}/{cpu[0] / count * 1e6:4.0f} us"]
+    for index in range(1, len(cpu)):
+        ratio = statistics.median(one[index] / one[0] for one in times)
+        cells.append(f"{ratio:8.2f}/{cpu[index] / cpu[0]:4.2f}x")
+    return " ".join(cells)
 
 
 def main() -> None:
