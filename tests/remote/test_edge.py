@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import grpc.aio
 import httpx2
 import pytest
 
@@ -12,6 +14,8 @@ from container import Container
 from core.health import State
 from core.settings import InvalidSettings, Settings, load
 from main import running
+from proto.trivium.v1 import messages_pb2 as pb
+from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.remote.conftest import Core, start_edge
 
 ROOT = Path(__file__).parents[2]
@@ -140,3 +144,18 @@ async def test_a_protocol_without_its_library_is_refused() -> None:
     _, complaint = await process.communicate()
     assert process.returncode == 2
     assert "trivium[remote]" in complaint.decode()
+
+
+async def test_a_stream_of_publishes_keeps_its_order(core: Core, stack: AsyncExitStack) -> None:
+    """Many in flight through the gRPC door of an edge: answered in order, and at the offsets of that order."""
+    edge = await start_edge(stack, core.addresses)
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address))
+
+    async def requests() -> AsyncIterator[pb.PublishStreamRequest]:
+        for number in range(300):
+            yield pb.PublishStreamRequest(topic="t", messages=[pb.Message(id=f"{number}", data=b"x")])
+
+    answers = [answer async for answer in MessagesStub(channel).PublishStream(requests())]
+    assert [(answer.messages[0].id, answer.messages[0].offset) for answer in answers] == [
+        (f"{number}", number + 1) for number in range(300)
+    ]
