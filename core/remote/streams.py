@@ -69,6 +69,8 @@ class Streams:
                 failures += 1
                 if begun:
                     await self._rest(failures, retry_after)
+            if not begun:
+                raise Unavailable("the service is ending")
 
     async def wait_for_page(
         self, topic: str, *, after: int, limit: int | None, wait: float, authorization: str | None
