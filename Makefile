@@ -10,13 +10,14 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check proto lock venv clean rabbitmq
+.PHONY: help run test check certs proto lock venv clean rabbitmq
 
 help:
 	@echo 'make run [ARGS="..."]         run the service, with a broker unless ARGS holds --no-amqp'
 	@echo 'make test [PYTEST_ARGS="..."] run the tests'
 	@echo 'make check                    format, lint, types, layers; is what is generated up to date?'
 	@echo 'make proto                    generate the Python of proto/'
+	@echo 'make certs                    make certificates for development, and tell how to use them'
 	@echo 'make lock [LOCK_ARGS=...]     lock what setup.cfg declares (--upgrade: with the newest versions)'
 	@echo 'make venv                     make $(VENV) with everything that development takes'
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
@@ -46,6 +47,9 @@ check: venv
 proto: venv
 	@$(BIN)/python -m tools.proto
 
+certs: venv
+	@$(BIN)/python -m tools.certs $(ARGS)
+
 lock: venv
 	@$(BIN)/python -m tools.lock $(LOCK_ARGS)
 
@@ -65,6 +69,6 @@ rabbitmq:
 	@tools/install_rabbitmq.sh
 
 clean:
-	rm -rf $(VENV) .trivium build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
+	rm -rf $(VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,8 +7,10 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -18,22 +20,26 @@ import structlog
 
 from container import Container
 from core import VERSION
+from core.gate import PolicyGate
 from core.logs import configure_logging
+from core.policy import InvalidPolicy, read_policy
 from core.ports import MessageService, Transport
-from core.settings import InvalidSettings, Settings, load, options
+from core.settings import MEMORY, InvalidSettings, Settings, load, options, problems_of, readable_secrets
 from core.stores.groups import StoreBroken
 from core.stores.lock import StoreLocked
 from core.stores.schema import UnknownSchema
+from core.telemetry import tracing
 
 log = structlog.get_logger("trivium")
 
 EXIT_OK, EXIT_CANNOT_RUN, EXIT_USAGE = 0, 1, 2
 #: What a door needs beside the base installation; each is an extra of that name.
 LIBRARIES = {
-    "rest": ("starlette", "hypercorn"),
+    "rest": ("starlette", "hypercorn", "httptools"),
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google.protobuf"),
     "amqp": ("pika",),
 }
+_METAVARS = {int: "NUMBER", float: "NUMBER", tuple: "A,B"}
 #: Collections of the youngest generation cost a tenth of the throughput at Python's default of 700.
 _GC_THRESHOLD = 50_000
 
@@ -50,6 +56,7 @@ class Running:
     def __init__(self, service: MessageService) -> None:
         self.service = service
         self.doors: dict[str, Transport] = {}
+        self.admin = ""  # where the admin listener is, if it is
         self.parts: list[Part] = []
 
 
@@ -61,30 +68,93 @@ async def running(container: Container) -> AsyncIterator[Running]:
     """
     settings = container.settings()
     health = container.health()
+    metrics = container.metrics()
+    health.start()
     async with AsyncExitStack() as stack:
-        base: Part = await stack.enter_async_context(container.edge() if settings.core else container.log())
+        address = await _open_admin(stack, container) if settings.admin else ""
+        if (spans := container.tracing()) is not None:
+            await stack.enter_async_context(spans)
+        lag = await stack.enter_async_context(container.loop_lag())
+        base = [await stack.enter_async_context(part) for part in _base(container, settings)]
         service = container.service()
         up = Running(service)
-        up.parts.append(base)
+        up.admin = address
+        up.parts += base
+        if settings.data_dir != MEMORY and not settings.core:
+            await stack.enter_async_context(container.control())
+        for measured in (
+            health,
+            lag,
+            *base,
+            service,
+            container.gate(),
+            container.publisher() if settings.amqp else None,
+        ):
+            metrics.add(measured)
         try:
             for provider in _parts(container, settings):
                 part = provider()
                 if part is None:
                     continue
                 await stack.enter_async_context(part)
+                metrics.add(part)
                 up.parts.append(part)
-                if (address := getattr(part, "address", None)) is not None:
+                if (opened := getattr(part, "address", None)) is not None:
                     up.doors[part.name] = part
-                    log.info("door is open", door=part.name, address=address)
+                    log.info("door is open", door=part.name, address=opened)
+                    stack.callback(log.info, "door is closing", door=part.name)
+            health.started()
             yield up
         finally:
             health.drain()
             service.drain()
 
 
+def _reloads(container: Container) -> list[Callable[[], None]]:
+    """What reads its files again on SIGHUP; each tells the log how that went."""
+    found: list[Callable[[], None]] = []
+    if (certificates := container.certificates()) is not None:
+        found.append(certificates.reload)
+    settings = container.settings()
+    if settings.auth == "required":
+        found.append(partial(_reload_policy, Path(settings.policy), container.gate()))
+    return found
+
+
+def _reload_policy(path: Path, gate: PolicyGate) -> None:
+    try:
+        policy = read_policy(path)
+    except InvalidPolicy as error:
+        log.error("the new policy can't be used, the old one stays", reason=str(error))
+        return
+    gate.reload(policy)
+    log.info("policy is reloaded", principals=len(policy.principals))
+
+
+async def _open_admin(stack: AsyncExitStack, container: Container) -> str:
+    """First of all, so that probes are answered while the store opens, and last to close."""
+    admin = await stack.enter_async_context(container.admin())
+    log.info("admin listener is open", address=admin.address)
+    address: str = admin.address
+    return address
+
+
+def _base(container: Container, settings: Settings) -> Iterator[Any]:
+    """What the service stands on: a store and who may use it, or the way to a core that has both."""
+    if settings.core:
+        yield container.edge()
+        return
+    yield container.log()
+    yield container.keys()
+    if (tokens := container.tokens()) is not None:
+        yield tokens
+
+
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
     if settings.amqp:
         yield from (container.broker, container.relay, container.inbox, container.rpc)
+    if settings.tls_cert and (settings.rest or settings.grpc):
+        yield container.certificates
     if settings.rest:
         yield container.rest
     if settings.grpc:
@@ -97,6 +167,8 @@ async def serve(container: Container) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stop, number)
+    if reloads := _reloads(container):
+        loop.add_signal_handler(signal.SIGHUP, lambda: [reload() for reload in reloads])
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
@@ -141,22 +213,30 @@ def _give_up(reason: str) -> NoReturn:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: one flag per setting, and what only makes sense there."""
+    """The command line of the service."""
     found = argparse.ArgumentParser(
         prog="trivium",
         description="One durable message service with three doors: REST, gRPC and AMQP.",
         allow_abbrev=False,
-        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config.",
+        parents=[_settings_flags()],
+        epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config. "
+        "`trivium keys`, with the same flags, makes, lists and revokes API keys.",
     )
-    found.add_argument("--config", type=Path, metavar="FILE.toml", help="Read settings from a TOML file.")
     found.add_argument("--check-config", action="store_true", help="Check the configuration, and end.")
     found.add_argument("--version", action="version", version=f"trivium {VERSION}")
+    return found
+
+
+def _settings_flags() -> argparse.ArgumentParser:
+    """What the service and its commands have in common: one flag per setting."""
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--config", type=Path, metavar="FILE.toml", help="Read settings from a TOML file.")
     for option in options():
         text = f"{option.description} Default: {option.default}".replace("%", "%%")
         if option.is_switch:
             found.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            metavar = "|".join(option.choices) or type(option.default).__name__.upper()
+            metavar = "|".join(option.choices) or _METAVARS.get(type(option.default), "TEXT")
             found.add_argument(option.flag, metavar=metavar, help=text)
     return found
 
@@ -164,9 +244,7 @@ def parser() -> argparse.ArgumentParser:
 def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Settings, bool]:
     """The settings, and whether only they are to be checked. Raises `InvalidSettings`."""
     given = vars(parser().parse_args(arguments))
-    toml = given.pop("config") or environment.get("TRIVIUM_CONFIG")
-    check_only = given.pop("check_config")
-    settings = load(given, environment, Path(toml) if toml else None)
+    settings = _settings(given, environment)
     problems = _missing_for_the_core(settings)
     problems += [
         f"{door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}"
@@ -175,11 +253,39 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
         for library in libraries
         if not _is_installed(library)
     ]
-    if not (settings.rest or settings.grpc or settings.amqp):
-        problems.append("no door is enabled: use at least one of --rest, --grpc, --amqp")
+    problems += _tls_problems(settings)
+    if settings.token_issuer and not _is_installed("joserfc"):
+        problems.append("token_issuer: joserfc is not installed; install 'trivium[oauth]'")
+    problems += problems_of(settings)
+    problems += tracing.problems(environment)
+    if settings.policy:
+        try:
+            read_policy(Path(settings.policy))
+        except InvalidPolicy as error:
+            problems.append(str(error))
     if problems:
         raise InvalidSettings(problems)
-    return settings, check_only
+    return settings, given["check_config"]
+
+
+def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    toml = given["config"] or environment.get("TRIVIUM_CONFIG")
+    return load(given, environment, Path(toml) if toml else None)
+
+
+def _tls_problems(settings: Settings) -> list[str]:
+    """What is wrong with the files of `tls_*` and `amqp_*`; they are looked at only where they are used."""
+    of_doors = any((settings.tls_cert, settings.tls_key, settings.tls_client_ca))
+    own = any((settings.amqp_ca, settings.amqp_cert, settings.amqp_key))
+    of_broker = settings.amqp and (own or settings.amqp_url.startswith("amqps:"))
+    if (of_doors or of_broker) and not _is_installed("cryptography"):
+        return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
+    found: list[str] = []
+    if of_doors:
+        found += import_module("transports.tls.files").server_problems(settings)
+    if of_broker:
+        found += import_module("transports.amqp.tls").problems(settings)
+    return found
 
 
 def _missing_for_the_core(settings: Settings) -> list[str]:
@@ -201,17 +307,34 @@ def _is_installed(library: str) -> bool:
         return False
 
 
+def _keys(arguments: Sequence[str]) -> int:
+    command = import_module("keys")
+    given = command.parser(_settings_flags()).parse_args(arguments)
+    return command.run(given, _settings(vars(given), os.environ))  # type: ignore[no-any-return]
+
+
+#: What `trivium NAME ...` does instead of serving; each takes the arguments after its name, and answers the exit code.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"keys": _keys}
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """The whole program; the answer is the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        settings, check_only = configure(sys.argv[1:] if arguments is None else arguments, os.environ)
+        if arguments and (command := COMMANDS.get(arguments[0])):
+            return command(arguments[1:])
+        settings, check_only = configure(arguments, os.environ)
         if check_only:
             print("trivium: the configuration is valid")
             return EXIT_OK
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets)
+        for exposed in readable_secrets(os.environ):
+            log.warning("a secret can be read by every user of this machine: chmod o-r", file=exposed)
+        if settings.insecure and settings.auth == "none":
+            log.warning("authentication is off and --insecure is given: whoever reaches a door may read and publish")
         _allow_many_connections()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(Container(settings=settings)))
+            return runner.run(serve(Container(settings=settings, environment=os.environ)))
     except InvalidSettings as error:
         for problem in error.problems:
             print(f"trivium: {problem}", file=sys.stderr)

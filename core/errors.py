@@ -2,6 +2,8 @@
 
 TriviumError
 ├── InvalidArgument       a value breaks a rule; `field` names it
+├── Unauthenticated       who asks is not known: no credential, or none that holds
+├── PermissionDenied      who asks is known, and may not do this
 ├── NotFound              a single message, path or RPC that does not exist
 ├── MethodNotAllowed      the resource exists, the operation on it does not
 ├── Conflict              an identity was published before with other content
@@ -43,6 +45,16 @@ class TriviumError(Exception):
 class InvalidArgument(TriviumError):
     code = "invalid_argument"
     title = "Invalid argument"
+
+
+class Unauthenticated(TriviumError):
+    code = "unauthenticated"
+    title = "Unauthenticated"
+
+
+class PermissionDenied(TriviumError):
+    code = "permission_denied"
+    title = "Permission denied"
 
 
 class NotFound(TriviumError):

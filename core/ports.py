@@ -92,6 +92,9 @@ class MessageLog(Protocol):
     async def topics(self, after: str, limit: int) -> tuple[TopicHead, ...]:
         """Topics by name, after `after`."""
 
+    def first_topics(self, most: int) -> Sequence[str]:
+        """The names of the topics that were made first, from memory; the same ones after a restart."""
+
     async def beyond(self, topic: str, cursor: int) -> None:
         """Return once the head of `topic` is above `cursor`; at once if it is."""
 

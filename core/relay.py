@@ -6,7 +6,8 @@ import itertools
 import random
 from asyncio import Future
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from types import TracebackType
 from typing import Self
 
@@ -15,10 +16,13 @@ from msgspec import Struct
 
 from core.errors import TriviumError
 from core.health import Health, State
-from core.messages import StoredMessage, weight
+from core.messages import StoredMessage
 from core.ports import BrokerPublisher, MessageLog, Undeliverable, Unroutable
 from core.routes import Route, Sent
 from core.settings import Settings
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 
 log = structlog.get_logger("trivium.relay")
 
@@ -45,6 +49,7 @@ class RelaySettings(Struct, frozen=True, kw_only=True):
     window_messages: int
     window_bytes: int
     probe_seconds: float
+    metrics_topics: int
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -54,6 +59,7 @@ class RelaySettings(Struct, frozen=True, kw_only=True):
             window_messages=settings.relay_window_messages,
             window_bytes=settings.relay_window_bytes,
             probe_seconds=settings.relay_probe_seconds,
+            metrics_topics=settings.metrics_topics,
         )
 
 
@@ -78,6 +84,9 @@ class Relay:
         self._unroutable = 0
         self._messages = 0
         self._bytes = 0
+        self._lag = 0  # messages stored and not confirmed, over all topics
+        self._relayed = self._relayed_bytes = self._skipped = 0
+        self._failures = dict.fromkeys(("unroutable", "undeliverable", "unread"), 0)
         self._moved = asyncio.Event()
         self._stopping = False
 
@@ -120,6 +129,34 @@ class Relay:
         """Never returns; raises what ended the relay."""
         await asyncio.shield(self._task)
 
+    def figures(self) -> Iterator[Figure]:
+        now = self._loop.time()
+        oldest = flowing = min(map(attrgetter("due_since"), self._routes.values()), default=now)
+        if self._unroutable:
+            flowing = min((route.due_since for route in self._routes.values() if not route.unroutable), default=now)
+        yield vocabulary.RELAY_LAG_SECONDS.of(max(0.0, now - flowing))
+        yield vocabulary.RELAY_OLDEST_SECONDS.of(max(0.0, now - oldest))
+        yield from self._lags()
+        yield vocabulary.RELAY_DUE.of(len(self._routes))
+        yield vocabulary.RELAY_HELD.of(self._unroutable)
+        yield vocabulary.RELAYED.of(self._relayed)
+        yield vocabulary.RELAY_SKIPPED.of(self._skipped)
+        for reason, count in self._failures.items():
+            yield vocabulary.RELAY_FAILURES.of(count, reason)
+        yield vocabulary.MESSAGES_OUT.of(self._relayed - self._skipped, "amqp")
+        yield vocabulary.BYTES_OUT.of(self._relayed_bytes, "amqp")
+        yield from bound("relay_messages", self._messages, self._settings.window_messages)
+        yield from bound("relay_bytes", self._bytes, self._settings.window_bytes)
+
+    def _lags(self) -> Iterator[Figure]:
+        rest = self._lag
+        for topic in self._log.first_topics(self._settings.metrics_topics):
+            route = self._routes.get(topic)
+            lag = 0 if route is None else route.head - route.cursor
+            rest -= lag
+            yield vocabulary.RELAY_LAG.of(lag, topic)
+        yield vocabulary.RELAY_LAG.of(rest, vocabulary.OTHER)
+
     async def _heads(self) -> dict[str, int]:
         heads: dict[str, int] = {}
         after = ""
@@ -129,15 +166,16 @@ class Relay:
         return heads
 
     def _due(self, heads: Mapping[str, int]) -> None:
+        now = self._loop.time()
         for topic, head in heads.items():
             route = self._routes.get(topic)
             if route is None:
                 cursor = self._cursors.get(topic, 0)
                 if head <= cursor:
                     continue
-                route = self._idle.pop(topic) if topic in self._idle else Route(topic, cursor, head)
+                route = self._idle.pop(topic) if topic in self._idle else Route(topic, cursor)
                 self._routes[topic] = route
-            route.head = max(route.head, head)
+            self._lag += route.came(head, now)
             self._queue(route)
 
     def _queue(self, route: Route) -> None:
@@ -175,7 +213,7 @@ class Relay:
                 self._send(route, stored)
 
     def _send(self, route: Route, stored: StoredMessage) -> None:
-        sent = Sent(stored.offset, weight(stored.message), route.round)
+        sent = Sent(stored, route.round)
         route.in_flight.append(sent)
         route.sent = stored.offset
         self._messages += 1
@@ -191,19 +229,24 @@ class Relay:
             return
         skipped = isinstance(failure, Unroutable) and self._settings.unroutable == "skip"
         if skipped:
+            self._skipped += 1
             log.warning("message is skipped, no queue takes it", topic=route.topic, offset=sent.offset)
         if failure is None or skipped:
             sent.confirmed = True
+            self._relayed += 1
+            self._relayed_bytes += 0 if skipped else sent.data_bytes
             self._advance(route)
         else:
             self._hold(route, failure)
 
     def _advance(self, route: Route) -> None:
-        before = route.cursor
+        cursor = route.cursor
         while route.in_flight and route.in_flight[0].confirmed:
-            route.cursor = route.in_flight.popleft().offset
-        if route.cursor == before:
+            cursor = route.in_flight.popleft().offset
+        if cursor == route.cursor:
             return
+        self._lag -= cursor - route.cursor
+        route.confirmed(cursor)
         self._cursors[route.topic] = route.cursor
         self._log.save_cursors(READER, {route.topic: route.cursor})
         route.open = True
@@ -218,6 +261,7 @@ class Relay:
 
     def _hold(self, route: Route, failure: BaseException) -> None:
         """Begin again at the cursor, with a probe, after a pause that grows."""
+        self._failures[_reason(failure)] += 1
         route.round += 1
         route.in_flight.clear()
         route.sent = route.cursor
@@ -265,3 +309,10 @@ class Relay:
             log.info("no topic is held any more")
         held = f"{self._unroutable} topics are held, no queue takes their messages" if self._unroutable else ""
         self._health.report("relay", State.OK, held)
+
+
+def _reason(failure: BaseException) -> str:
+    """As metrics tell it."""
+    if isinstance(failure, TriviumError):
+        return "unread"
+    return "unroutable" if isinstance(failure, Unroutable) else "undeliverable"

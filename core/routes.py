@@ -1,16 +1,20 @@
 """What the relay knows of a topic that it sends, or sent lately."""
 
+import math
 from collections import deque
+
+from core.messages import StoredMessage, weight
 
 
 class Sent:
     """A message in flight."""
 
-    __slots__ = ("bytes", "confirmed", "offset", "round")
+    __slots__ = ("bytes", "confirmed", "data_bytes", "offset", "round")
 
-    def __init__(self, offset: int, size: int, round_: int) -> None:
-        self.offset = offset
-        self.bytes = size
+    def __init__(self, stored: StoredMessage, round_: int) -> None:
+        self.offset = stored.offset
+        self.bytes = weight(stored.message)
+        self.data_bytes = len(stored.message.data)
         self.round = round_
         self.confirmed = False
 
@@ -24,14 +28,18 @@ class Route:
     """
 
     __slots__ = (
-        "cursor", "failures", "head", "held", "in_flight", "open", "queued", "round", "sent", "topic", "unroutable"
+        "_later", "_mark", "cursor", "due_since", "failures", "head", "held", "in_flight", "open", "queued", "round",
+        "sent", "topic", "unroutable"
     )  # fmt: skip
 
-    def __init__(self, topic: str, cursor: int, head: int) -> None:
+    def __init__(self, topic: str, cursor: int) -> None:
         self.topic = topic
         self.cursor = cursor
         self.sent = cursor
-        self.head = head
+        self.head = cursor
+        self.due_since = math.inf  # when the message after the cursor came, or earlier
+        self._mark = cursor  # what came up to here came since `due_since`, what came later since `_later`
+        self._later = math.inf
         self.in_flight: deque[Sent] = deque()
         self.open = False
         self.round = 0
@@ -39,6 +47,24 @@ class Route:
         self.queued = False  # waits for its turn, or has it
         self.held = False  # pauses
         self.unroutable = False  # since a message that no queue took
+
+    def came(self, head: int, now: float) -> int:
+        """There are messages up to `head`; how many of them are new."""
+        new = head - self.head
+        if new <= 0:
+            return 0
+        if self.head == self.cursor:
+            self.due_since, self._mark, self._later = now, head, math.inf
+        else:
+            self._later = min(self._later, now)
+        self.head = head
+        return new
+
+    def confirmed(self, cursor: int) -> None:
+        """Everything up to `cursor` is confirmed."""
+        self.cursor = cursor
+        if cursor >= self._mark:
+            self.due_since, self._mark, self._later = self._later, self.head, math.inf
 
     @property
     def ready(self) -> bool:

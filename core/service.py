@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -11,6 +11,8 @@ from core.limits import Limits, check_offset, check_topic
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
 from core.ports import MessageLog
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
@@ -44,6 +46,9 @@ class LocalService:
             max_streams=settings.max_streams,
         )
 
+    def figures(self) -> Iterable[Figure]:
+        return bound("streams", self.streams, self._max_streams)
+
     def drain(self) -> None:
         """End streams and waiting reads; everything else goes on."""
         self._draining = True
@@ -68,7 +73,7 @@ class LocalService:
 
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
-        limit = _check_limit(limit)
+        limit = check_limit(limit)
         check_wait(wait)
         head = await self._check_cursor(topic, after)
         if head == after and wait:
@@ -91,7 +96,7 @@ class LocalService:
                     await self._log.beyond(topic, cursor)
 
     async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
-        limit = _check_limit(limit)
+        limit = check_limit(limit)
         if after:
             check_topic(after, "after")
         found = await self._log.topics(after, limit + 1)
@@ -130,7 +135,8 @@ def check_wait(wait: float) -> None:
         raise InvalidArgument(f"must be from 0 to {MAX_WAIT_SECONDS:g} seconds", field="wait")
 
 
-def _check_limit(limit: int | None) -> int:
+def check_limit(limit: int | None) -> int:
+    """The size of a page that was asked for; `InvalidArgument` if there is none of that size."""
     if limit is None:
         return DEFAULT_PAGE
     if not 1 <= limit <= MAX_PAGE:

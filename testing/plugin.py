@@ -23,20 +23,21 @@ from testing.broker import FakeBroker
 
 
 class Trivium:
-    """A running Trivium: `rest` is the base URL of its REST door, `grpc` the target of its gRPC door."""
+    """A running Trivium: `rest` and `admin` are the base URLs of REST and metrics, `grpc` is the target of gRPC."""
 
     def __init__(self, up: Running, container: Container) -> None:
         self.container = container
         self.service: MessageService = up.service
         self.rest = up.doors["rest"].address if "rest" in up.doors else ""
         self.grpc = up.doors["grpc"].address if "grpc" in up.doors else ""
+        self.admin = up.admin
         self.broker: FakeBroker = container.publisher()
 
 
 @pytest.fixture
 def trivium_settings() -> Settings:
     """In memory, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
 
 
 @pytest.fixture

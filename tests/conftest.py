@@ -12,7 +12,8 @@ from core.ports import SystemClock
 from core.service import LocalService
 from core.settings import MEMORY, Settings
 from core.stores.sqlite import LogBounds, SqliteLog
-from tools.rabbitmq import Node, NodeError
+from tests.pki import Pki
+from tools.rabbitmq import Node, NodeError, NodeTls
 
 pytest_plugins = ["testing.plugin"]
 
@@ -20,7 +21,7 @@ pytest_plugins = ["testing.plugin"]
 @pytest.fixture
 def settings() -> Settings:
     """Settings for tests: in memory, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
 
 
 @pytest.fixture
@@ -39,6 +40,14 @@ async def log(settings: Settings, health: Health) -> AsyncIterator[SqliteLog]:
 def service(log: SqliteLog, settings: Settings) -> LocalService:
     """The service on that log."""
     return LocalService.of(log, settings)
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    """Certificates of this test's own."""
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    return Pki(folder)
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +73,9 @@ def rabbitmq_node(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def started_node(folder: Path) -> Node:
+def started_node(folder: Path, *, tls: NodeTls | None = None) -> Node:
     """A node that runs; where RabbitMQ is not installed the test is skipped, but never in CI."""
-    node = Node(folder)
+    node = Node(folder, tls=tls)
     try:
         node.start()
     except NodeError as error:

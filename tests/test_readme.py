@@ -15,14 +15,19 @@ from tests.e2e.process import ROOT, trivium_process
 from tools.rabbitmq import Node
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(console|python)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+AUTHENTICATION = re.search(r"^## Authentication\n.*?(?=^## )", README, re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(console|python|toml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
-async def output(*command: str, may_fail: bool = False) -> str:
+async def output(*command: str, may_fail: bool = False, env: dict[str, str] | None = None) -> str:
     """What a command prints; it has to succeed, or that is part of the example."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     printed, complaints = await process.communicate()
     assert may_fail or process.returncode == 0, complaints.decode()
@@ -34,6 +39,7 @@ async def test_examples(tmp_path: Path, rabbitmq_node: Node) -> None:
     """Each command prints what stands below it (`...` is anything), each program runs, against one fresh Trivium."""
     checker = doctest.OutputChecker()
     programs: list[str] = []
+    assert AUTHENTICATION
     async with trivium_process(f"--data-dir={tmp_path / 'data'}", f"--amqp-url={rabbitmq_node.url}") as trivium:
         await trivium.logged("broker is connected")
         places = {
@@ -41,7 +47,7 @@ async def test_examples(tmp_path: Path, rabbitmq_node: Node) -> None:
             "localhost:50051": trivium.grpc,
             "localhost:5672": urlsplit(rabbitmq_node.url).netloc.partition("@")[2],
         }
-        for kind, text in BLOCKS:
+        for kind, text in BLOCK.findall(README.replace(AUTHENTICATION[0], "")):
             for default, actual in places.items():
                 text = text.replace(default, actual)
             if kind == "console":
@@ -54,6 +60,30 @@ async def test_examples(tmp_path: Path, rabbitmq_node: Node) -> None:
         "1 hello from REST\n2 hello from gRPC\n",
         "1 hello from REST\n2 hello from gRPC\n3 hello from AMQP\n",
     ]
+
+
+@pytest.mark.skipif(not (os.environ.get("CI") or shutil.which("curl")), reason="the examples use curl")
+async def test_examples_of_authentication(tmp_path: Path) -> None:
+    """The same, against a Trivium with the policy that stands there; a key is kept from one command to the next."""
+    assert AUTHENTICATION
+    checker = doctest.OutputChecker()
+    (policy,) = [text for kind, text in BLOCK.findall(AUTHENTICATION[0]) if kind == "toml"]
+    (tmp_path / "policy.toml").write_text(policy)
+    flags = (f"--data-dir={tmp_path / 'data'}", "--auth=required", f"--policy={tmp_path / 'policy.toml'}", "--no-amqp")
+    env = {"TRIVIUM_DATA_DIR": str(tmp_path / "data")}
+    async with trivium_process(*flags) as trivium:
+        for kind, text in BLOCK.findall(AUTHENTICATION[0]):
+            text = text.replace("localhost:8080", urlsplit(trivium.rest).netloc).replace(
+                "localhost:50051", trivium.grpc
+            )
+            text = text.replace(".venv/bin/python", sys.executable)
+            if kind == "python":
+                assert await output(sys.executable, "-c", text, env=env) == "hello\n"
+            for command, expected in COMMAND.findall(text) if kind == "console" else ():
+                *printed, env["KEY"] = (await output("bash", "-c", f"{command}\necho; echo -n $KEY", env=env)).split(
+                    "\n"
+                )
+                assert checker.check_output(expected.strip(), "\n".join(printed).strip(), doctest.ELLIPSIS), command
 
 
 async def test_the_split_is_configured_as_it_stands() -> None:

@@ -45,7 +45,7 @@ class TestOtherAdapters:
     @pytest.fixture
     def trivium_settings(self) -> Settings:
         """A door less."""
-        return Settings(data_dir=MEMORY, rest_port=0, grpc=False, greeting="other")
+        return Settings(data_dir=MEMORY, rest_port=0, grpc=False, admin=False, greeting="other")
 
     @pytest.fixture
     def trivium_container(self, trivium_container: Container) -> Container:

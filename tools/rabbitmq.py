@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 HOST = "127.0.0.1"
 # Debian's wrapper on the PATH switches user and folder: the program behind it comes first.
@@ -43,6 +43,31 @@ class NodeError(Exception):
     """The node can't run, or refused a command; the text says why and what to do."""
 
 
+class NodeTls(NamedTuple):
+    """PEM files of a node: whose clients it trusts, and what it shows them."""
+
+    authorities: Path
+    certificate: Path
+    key: Path
+
+    def configuration(self, port: int) -> str:
+        lines = {
+            "listeners.ssl.1": f"{HOST}:{port}",
+            "ssl_options.cacertfile": self.authorities,
+            "ssl_options.certfile": self.certificate,
+            "ssl_options.keyfile": self.key,
+            "ssl_options.verify": "verify_peer",
+            "ssl_options.fail_if_no_peer_cert": "false",
+            "ssl_options.versions.1": "tlsv1.3",
+            "ssl_options.versions.2": "tlsv1.2",
+            "ssl_cert_login_from": "common_name",
+            "auth_mechanisms.1": "PLAIN",
+            "auth_mechanisms.2": "AMQPLAIN",
+            "auth_mechanisms.3": "EXTERNAL",
+        }
+        return "".join(f"{name} = {value}\n" for name, value in lines.items())
+
+
 class Node:
     """One RabbitMQ node whose data survive in `folder`; as a context manager it runs inside the block.
 
@@ -50,10 +75,12 @@ class Node:
     The node dies with the thread that started it: start it from the main thread.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *, tls: NodeTls | None = None) -> None:
+        """With `tls` it listens on `tls_port` too, and a certificate may log in its user (SASL EXTERNAL)."""
         self.folder = folder.resolve()
-        free, self._epmd_port, self._distribution_port = _free_ports(3)
+        free, self._epmd_port, self._distribution_port, self.tls_port = _free_ports(4)
         self.port = port or free
+        self._tls = tls
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
@@ -154,9 +181,11 @@ class Node:
             raise NodeError(f"Port {self.port} is taken.")
 
     def _write_files(self) -> None:
-        (self.folder / "rabbitmq.conf").touch()
+        configuration = self._tls.configuration(self.tls_port) if self._tls else ""
+        (self.folder / "rabbitmq.conf").write_text(configuration)
         (self.folder / "advanced.config").write_text("[].\n")
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        plugins = "rabbitmq_auth_mechanism_ssl" if self._tls else ""
+        (self.folder / "enabled_plugins").write_text(f"[{plugins}].\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)

@@ -15,8 +15,10 @@ from core.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    PermissionDenied,
     TooLarge,
     TriviumError,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -29,6 +31,8 @@ _encode = msgspec.json.Encoder().encode
 #: RFC 9457 tells the HTTP status in the document, so it is the same where no HTTP is spoken.
 STATUS: Mapping[type[TriviumError], HTTPStatus] = {
     InvalidArgument: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    PermissionDenied: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     Conflict: HTTPStatus.CONFLICT,

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias
 
@@ -10,6 +10,9 @@ import structlog
 
 from core.errors import DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
 from core.messages import Message, Published, StoredMessage
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure, Histogram
+from core.telemetry.metrics import bound
 
 log = structlog.get_logger("trivium.store")
 
@@ -58,6 +61,10 @@ class Unit:
             self.future.set_result(self.published)
 
 
+#: Told of a group, of the seconds that its commit took, and why it failed if it did.
+GroupObserver: TypeAlias = Callable[[Sequence[Unit], float, TriviumError | None], None]
+
+
 class Committer(Protocol):
     """What the thread does; called on that thread alone, and never again after it raised `StoreBroken`."""
 
@@ -82,13 +89,20 @@ class GroupCommit:
         commit_seconds: float,
         committed: Callable[[Sequence[Unit]], None],
         failed: Callable[[TriviumError | None], None],
+        traced: GroupObserver | None = None,
     ) -> None:
         """`committed` is called on the loop with each durable group, before its callers are answered.
 
-        `failed` is told why a group failed, and None after one that did not.
+        `failed` is told why a group failed, and None after one that did not. `traced` is told of every group.
         """
+        self._traced = traced
         self.groups = 0
         self.messages = 0
+        self._duplicates = 0
+        self._failures = 0
+        self._sizes = Histogram(vocabulary.MESSAGES)
+        self._seconds = Histogram(vocabulary.SECONDS)
+        self._handed_at = 0.0
         self._committer = committer
         self._max_bytes = max_bytes
         self._commit_seconds = commit_seconds
@@ -132,6 +146,15 @@ class GroupCommit:
         if self._cursor_timer is None:
             self._cursor_timer = self._loop.call_later(_CURSOR_SECONDS, self._cursors_due)
 
+    def figures(self) -> Iterator[Figure]:
+        yield vocabulary.COMMITS.of(self.groups)
+        yield vocabulary.COMMIT_FAILURES.of(self._failures)
+        yield vocabulary.COMMIT_SECONDS.of(self._seconds)
+        yield vocabulary.COMMIT_MESSAGES.of(self._sizes)
+        yield vocabulary.STORED.of(self.messages)
+        yield vocabulary.DUPLICATES.of(self._duplicates)
+        yield from bound("uncommitted_bytes", self._bytes, self._max_bytes)
+
     async def wait(self) -> None:
         """Never returns; raises `StoreBroken` once the store is."""
         await asyncio.shield(self._broken)
@@ -171,6 +194,7 @@ class GroupCommit:
             self._cursor_timer.cancel()
             self._cursor_timer = None
         self._in_flight = units
+        self._handed_at = self._loop.time()
         self._deadline = self._loop.call_later(self._commit_seconds, self._late)
         self._handed.put((units, cursors))
 
@@ -196,8 +220,7 @@ class GroupCommit:
         self._bytes -= sum(unit.bytes for unit in units)
         error: TriviumError | None = None
         if failure is None:
-            self.groups += 1
-            self.messages += sum(len(unit.stored) for unit in units)
+            self._count(units)
             self._committed(units)
         elif isinstance(failure, TriviumError):
             error = failure
@@ -208,10 +231,24 @@ class GroupCommit:
         else:
             error = Internal("the commit failed, the outcome is unknown")
             log.error("commit failed", exc_info=failure)
+        self._failures += error is not None
+        if self._traced is not None:
+            self._traced(units, self._loop.time() - self._handed_at, error)
         self._failed(error)
         for unit in units:
             unit.settle(error)
         self._next()
+
+    def _count(self, units: Sequence[Unit]) -> None:
+        stored = published = 0
+        for unit in units:
+            stored += len(unit.stored)
+            published += len(unit.published)
+        self.groups += 1
+        self.messages += stored
+        self._duplicates += published - stored
+        self._sizes.observe(stored)
+        self._seconds.observe(self._loop.time() - self._handed_at)
 
     def _keep(self, cursors: Cursors) -> None:
         """Cursors of a group that failed are due again, unless newer ones came."""

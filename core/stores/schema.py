@@ -1,5 +1,7 @@
 """The tables of the log, as numbered migrations. A released one is never changed, only followed by another."""
 
+from collections.abc import Sequence
+
 import apsw
 
 #: A message is found by one integer: the number of its topic above, its offset below.
@@ -42,12 +44,12 @@ class UnknownSchema(Exception):
     """The data was written by a newer Trivium."""
 
 
-def migrate(connection: apsw.Connection) -> None:
+def migrate(connection: apsw.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
     """Bring the database to the newest schema, one transaction per migration."""
     found = connection.pragma("user_version")
-    if found > len(MIGRATIONS):
-        raise UnknownSchema(f"its schema is {found}, this Trivium knows {len(MIGRATIONS)}: use a newer one")
-    for number in range(found, len(MIGRATIONS)):
+    if found > len(migrations):
+        raise UnknownSchema(f"its schema is {found}, this Trivium knows {len(migrations)}: use a newer one")
+    for number in range(found, len(migrations)):
         with connection:
-            connection.execute(MIGRATIONS[number])
+            connection.execute(migrations[number])
             connection.pragma("user_version", number + 1)

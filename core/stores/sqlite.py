@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import os
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,12 +17,15 @@ from core.health import Health, State
 from core.messages import Message, Published, StoredMessage, TopicHead
 from core.ports import Clock
 from core.settings import MEMORY, Settings
-from core.stores.groups import GroupCommit, Unit
+from core.stores.groups import GroupCommit, GroupObserver, Unit
 from core.stores.lock import DirectoryLock
 from core.stores.readers import Readers
 from core.stores.schema import migrate
 from core.stores.tails import Tails
 from core.stores.writer import Writer
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 
 _BUSY_MILLISECONDS = 5000
 _WRITER_CACHE_KIB = 32 * 1024
@@ -36,6 +39,7 @@ class LogBounds(Struct, frozen=True, kw_only=True):
     max_uncommitted_bytes: int
     tail_bytes: int
     commit_seconds: float
+    metrics_topics: int
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -48,13 +52,17 @@ class SqliteLog:
     `synchronous=FULL`: a commit has been through fsync. With NORMAL a power cut loses acknowledged ones.
     """
 
-    def __init__(self, data_dir: str, bounds: LogBounds, clock: Clock, health: Health) -> None:
+    def __init__(
+        self, data_dir: str, bounds: LogBounds, clock: Clock, health: Health, traced: GroupObserver | None = None
+    ) -> None:
+        self._traced = traced
         self._in_memory = data_dir == MEMORY
         self._folder = Path(data_dir)
         self._bounds = bounds
         self._clock = clock
         self._health = health
         self._tails = Tails(bounds.tail_bytes)
+        self._tail_reads = self._disk_reads = 0
         self._watchers: list[Callable[[Mapping[str, int]], None]] = []
         self._memory_name = f"file:/trivium-{os.getpid()}-{next(_names)}?vfs=memdb"
 
@@ -75,7 +83,7 @@ class SqliteLog:
         except BaseException:
             self._lock.release()
             raise
-        self._tails.heads = {topic.name: topic.head for topic in self._writer.topics.values()}
+        self._tails.begin({topic.name: topic.head for topic in self._writer.topics.values()})
         self._readers = Readers(self._connect)
         self._groups = GroupCommit(
             self._writer,
@@ -83,6 +91,7 @@ class SqliteLog:
             commit_seconds=self._bounds.commit_seconds,
             committed=self._committed,
             failed=self._failed,
+            traced=self._traced,
         )
         self._groups.start()
         self._health.report("store", State.OK)
@@ -117,13 +126,19 @@ class SqliteLog:
     async def read(self, topic: str, after: int, limit: int, max_bytes: int) -> tuple[StoredMessage, ...]:
         found = self._tails.after(topic, after, limit, max_bytes)
         if found is None:
+            self._disk_reads += 1
             head = self._tails.heads[topic]
             found = await self._readers.page(topic, after, head, limit=limit, max_bytes=max_bytes)
+        elif found:
+            self._tail_reads += 1
         return found
 
     async def topics(self, after: str, limit: int) -> tuple[TopicHead, ...]:
         found = await self._readers.topics(after, limit)
         return tuple(TopicHead(one.topic, self._tails.heads.get(one.topic, one.head)) for one in found)
+
+    def first_topics(self, most: int) -> Sequence[str]:
+        return list(itertools.islice(self._tails.heads, most))
 
     async def beyond(self, topic: str, cursor: int) -> None:
         await self._tails.beyond(topic, cursor)
@@ -140,6 +155,21 @@ class SqliteLog:
 
     def save_cursors(self, reader: str, cursors: Mapping[str, int]) -> None:
         self._groups.save_cursors(reader, cursors)
+
+    def figures(self) -> Iterator[Figure]:
+        heads = self._tails.heads
+        yield vocabulary.TOPICS.of(len(heads))
+        named = self.first_topics(self._bounds.metrics_topics)
+        for topic in named:
+            yield vocabulary.LOG_HEAD.of(heads[topic], topic)
+        if len(heads) > len(named):
+            yield vocabulary.LOG_HEAD.of(self._tails.messages - sum(heads[topic] for topic in named), vocabulary.OTHER)
+        yield vocabulary.READS.of(self._tail_reads, "tail")
+        yield vocabulary.READS.of(self._disk_reads, "disk")
+        yield vocabulary.WAL_BYTES.of(self._writer.wal_bytes)
+        yield from bound("tail_bytes", self._tails.bytes, self._tails.max_bytes)
+        yield from bound("topics", len(heads), self._bounds.max_topics)
+        yield from self._groups.figures()
 
     def _committed(self, units: Sequence[Unit]) -> None:
         heads = self._tails.extend(one for unit in units for one in unit.stored)

@@ -26,11 +26,17 @@ class Tails:
 
     def __init__(self, max_bytes: int) -> None:
         self.heads: dict[str, int] = {}
+        self.messages = 0  # the sum of the heads
         self.bytes = 0
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._tails: dict[str, _Tail] = {}
         self._arrivals: deque[str] = deque()
         self._released = False
+
+    def begin(self, heads: dict[str, int]) -> None:
+        """Take over the heads of a log that is being opened."""
+        self.heads = heads
+        self.messages = sum(heads.values())
 
     def extend(self, stored: Iterable[StoredMessage]) -> dict[str, int]:
         """Take in what was committed, in offset order per topic; the answer is the new head of each topic."""
@@ -38,6 +44,7 @@ class Tails:
         for one in stored:
             self._add(one)
             moved[one.topic] = one.offset
+            self.messages += 1
         self.heads.update(moved)
         for topic in moved:
             tail = self._tails[topic]
@@ -103,7 +110,7 @@ class Tails:
         self.bytes += weight(one.message) + _OBJECTS
 
     def _evict(self) -> None:
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             topic = self._arrivals.popleft()
             tail = self._tails[topic]
             self.bytes -= weight(tail.messages.popleft().message) + _OBJECTS

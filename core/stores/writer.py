@@ -45,12 +45,12 @@ class Writer:
         self._cursor = connection.cursor()
         self._clock = clock
         self._max_topics = max_topics
-        self._wal_bytes = 0
+        self.wal_bytes = 0  # read by others too, for metrics
         self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
         self._page_bytes: int = connection.pragma("page_size")
         self.topics = {
             name: Topic(number, name, head)
-            for number, name, head in connection.execute("SELECT number, name, head FROM topics")
+            for number, name, head in connection.execute("SELECT number, name, head FROM topics ORDER BY number")
         }
         self._last_number = max((topic.number for topic in self.topics.values()), default=0)
         self._free_numbers: list[int] = []  # of topics whose first message was refused: there are only 2**23
@@ -81,9 +81,9 @@ class Writer:
         self._forget_empty(touched)
 
     def tidy(self, *, idle: bool) -> None:
-        if self._wal_bytes > self._checkpoint_at:
+        if self.wal_bytes > self._checkpoint_at:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_RESTART)
-        elif idle and self._wal_bytes > _CHECKPOINT_BYTES:
+        elif idle and self.wal_bytes > _CHECKPOINT_BYTES:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _new_topic(self, name: str) -> Topic:
@@ -159,7 +159,7 @@ class Writer:
                 raise StoreBroken(f"a group can't be rolled back: {error}") from error
 
     def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_bytes = pages * self._page_bytes
+        self.wal_bytes = pages * self._page_bytes
         return apsw.SQLITE_OK
 
     def _checkpoint(self, mode: int) -> None:
@@ -167,12 +167,12 @@ class Writer:
             frames, done = self._connection.wal_checkpoint(mode=mode)
         except (apsw.BusyError, apsw.FullError) as error:
             log.warning("checkpoint put off", reason=str(error))
-            self._checkpoint_at = self._wal_bytes + _CHECKPOINT_BUSY_BYTES  # it waits for readers: not at every group
+            self._checkpoint_at = self.wal_bytes + _CHECKPOINT_BUSY_BYTES  # it waits for readers: not at every group
             return
         except apsw.Error as error:
             raise StoreBroken(f"a checkpoint failed: {error}") from error
         if frames == done:
-            self._wal_bytes = 0
+            self.wal_bytes = 0
             self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
 
 

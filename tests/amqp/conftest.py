@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
+from core.gate import OpenGate
 from core.health import Health, State
 from core.ports import MessageService
 from core.settings import Settings
@@ -104,14 +105,14 @@ async def inbox(
     broker: Broker, service: MessageService, settings: Settings, health: Health, client: AbstractChannel
 ) -> AsyncIterator[Inbox]:
     """Open; at its end everything that it took is acknowledged."""
-    async with Inbox(broker, service, settings, health) as inbox:
+    async with Inbox(broker, OpenGate(service, settings), settings, health) as inbox:
         yield inbox
     await acknowledged(client, broker.topology.inbox)
 
 
 @pytest.fixture
 async def rpc(broker: Broker, service: MessageService, settings: Settings) -> AsyncIterator[Rpc]:
-    async with Rpc(broker, service, settings) as rpc:
+    async with Rpc(broker, OpenGate(service, settings), settings) as rpc:
         yield rpc
 
 

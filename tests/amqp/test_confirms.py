@@ -13,7 +13,7 @@ from pika.spec import Basic
 from core.ports import Undeliverable, Unroutable
 from tests.amqp.conftest import until
 from transports.amqp.channel import Channel, ChannelLost
-from transports.amqp.confirms import Confirms
+from transports.amqp.confirms import Confirms, Settled
 
 
 class Wire:
@@ -38,7 +38,7 @@ class Wire:
 class Bench:
     def __init__(self, seconds: float = 60) -> None:
         self.wire = Wire()
-        self.confirms = Confirms(cast(Channel, self.wire), seconds, lambda key, _: key)
+        self.confirms = Confirms(cast(Channel, self.wire), seconds, lambda key, _: key, Settled("out"))
 
     def publish(self, key: str | None = None) -> Future[None]:
         return self.confirms.publish("e", key or "", BasicProperties(), b"", key)

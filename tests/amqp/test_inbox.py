@@ -15,6 +15,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from core.errors import Internal, Overloaded, TriviumError, Unavailable
+from core.gate import OpenGate
 from core.health import Health, State
 from core.messages import StoredMessage
 from core.service import LocalService
@@ -62,7 +63,7 @@ async def failing(
     broker: Broker, scripted: Scripted, settings: Settings, health: Health, stack: AsyncExitStack
 ) -> Scripted:
     """The service behind an inbox that is open."""
-    await stack.enter_async_context(Inbox(broker, scripted, settings, health))
+    await stack.enter_async_context(Inbox(broker, OpenGate(scripted, settings), settings, health))
     return scripted
 
 
@@ -304,7 +305,7 @@ async def test_large_messages_are_bounded_in_memory(
 ) -> None:
     """What passes the bound in bytes is let go and comes again: nothing is lost, the order holds."""
     monkeypatch.setattr("transports.amqp.inbox.Window", partial(Window, 100_000))
-    async with Inbox(broker, service, settings, health):
+    async with Inbox(broker, OpenGate(service, settings), settings, health):
         bodies = [b"%06d" % number + b"x" * (40_000 if 100 <= number < 200 else 10) for number in range(400)]
         await send(client, names, "orders", *(Message(body) for body in bodies))
         assert [one.message.data for one in await stored(log, "orders", 400)] == bodies
@@ -345,7 +346,7 @@ async def test_draining_finishes_the_batch_in_hand(
 ) -> None:
     """It is acknowledged after its commit; what came later stays in the queue, in its order."""
     scripted.gate.clear()
-    async with Inbox(broker, scripted, settings, health):
+    async with Inbox(broker, OpenGate(scripted, settings), settings, health):
         await send(client, names, "orders", *numbered(1))
         await until(lambda: len(scripted.attempts) == 1)
         await send(client, names, "orders", *numbered(5, start=1))
@@ -364,7 +365,7 @@ async def test_draining_does_not_wait_for_what_is_stuck(
 ) -> None:
     """A message that can't be stored now goes back to its queue."""
     scripted.raises = lambda message: Unavailable("no", retry_after=60)
-    async with Inbox(broker, scripted, settings, health):
+    async with Inbox(broker, OpenGate(scripted, settings), settings, health):
         await send(client, names, "orders", *numbered(3))
         await until(lambda: bool(scripted.attempts))
     assert [message.body for message in await take(client, names.inbox, 3)] == [b"0", b"1", b"2"]

@@ -15,7 +15,7 @@ from pika import BasicProperties
 from core.errors import InvalidArgument, TriviumError, UnsupportedMediaType
 from core.limits import Limits
 from core.messages import Message, StoredMessage, new_message, same_content
-from transports.amqp import mapping
+from transports.amqp import mapping, properties
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn")), min_size=1, max_size=40)
@@ -46,7 +46,7 @@ messages = st.builds(
 
 
 def read(body: bytes = b"", **fields: Any) -> Message:
-    return mapping.message_of(b"".join(BasicProperties(**fields).encode()), body)
+    return mapping.message_of(properties.decode(b"".join(BasicProperties(**fields).encode())), body)
 
 
 @given(messages)
@@ -54,7 +54,7 @@ def test_what_is_relayed_reads_as_it_was(message: Message) -> None:
     """All attributes and the data come through; the time is the stored one."""
     Limits().check(message)
     stored = StoredMessage("topic", 7, message.time or NOW, message)
-    again = mapping.message_of(mapping.properties_of(stored), message.data)
+    again = mapping.message_of(properties.decode(mapping.properties_of(stored)), message.data)
     assert same_content(again, message)
     assert again.time == stored.time
     assert again.attributes == message.attributes
@@ -179,7 +179,7 @@ def test_what_the_door_does_not_take(fields: dict[str, Any]) -> None:
 def test_nothing_else_is_raised(raw: bytes, body: bytes) -> None:
     """Whatever comes is a message or one of our errors."""
     with suppress(TriviumError):
-        mapping.message_of(raw, body)
+        mapping.message_of(properties.decode(raw), body)
 
 
 @pytest.mark.parametrize("mode", [to_binary, to_structured])

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aio_pika import Message
 
+from core.gate import OpenGate
 from core.health import Health, State
 from core.messages import StoredMessage, new_message
 from core.ports import MessageService, SystemClock, Undeliverable, Unroutable
@@ -47,7 +48,10 @@ async def door(
     """All of the door, open, whether or not the broker is there."""
     async with Broker(settings, health) as broker:
         publisher = PikaPublisher(broker, settings)
-        async with Inbox(broker, service, settings, health), Rpc(broker, service, settings):
+        async with (
+            Inbox(broker, OpenGate(service, settings), settings, health),
+            Rpc(broker, OpenGate(service, settings), settings),
+        ):
             yield publisher
 
 
@@ -166,7 +170,7 @@ async def test_a_broker_that_comes_later(
 ) -> None:
     """The door opens without it, and works once it is there."""
     await aside(node.stop)
-    async with Broker(settings, health) as broker, Inbox(broker, service, settings, health):
+    async with Broker(settings, health) as broker, Inbox(broker, OpenGate(service, settings), settings, health):
         publisher = PikaPublisher(broker, settings)
         await until_state(health, "broker", State.DEGRADED)
         with pytest.raises(Undeliverable, match="no connection"):
@@ -184,7 +188,7 @@ async def test_a_frozen_broker_is_noticed(
 ) -> None:
     """By the confirm deadline, long before heartbeats miss; what was in flight fails, and all recovers."""
     settings = msgspec.structs.replace(settings, amqp_confirm_seconds=1.0)
-    async with Broker(settings, health) as broker, Inbox(broker, service, settings, health):
+    async with Broker(settings, health) as broker, Inbox(broker, OpenGate(service, settings), settings, health):
         publisher = PikaPublisher(broker, settings)
         await publisher.ready()
         await until_state(health, "broker", State.OK)
@@ -261,7 +265,7 @@ async def test_the_inbox_drains_its_queue_during_an_alarm(
         async with alarm(node, aside):
             publisher.publish(message()).add_done_callback(Future.exception)
             await until_state(health, "broker", State.DEGRADED, "low on memory")
-            async with Inbox(broker, service, settings, health):
+            async with Inbox(broker, OpenGate(service, settings), settings, health):
                 await in_order(log, 2000)
     await clean_up(settings)
 

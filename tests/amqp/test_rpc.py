@@ -11,6 +11,7 @@ from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from core.errors import Overloaded
+from core.gate import OpenGate
 from core.messages import new_message
 from core.ports import MessageService
 from core.service import LocalService
@@ -224,7 +225,7 @@ async def test_calls_are_acknowledged(
     broker: Broker, service: MessageService, settings: Settings, client: AbstractChannel, names: Topology
 ) -> None:
     """Nothing comes again."""
-    async with Rpc(broker, service, settings):
+    async with Rpc(broker, OpenGate(service, settings), settings):
         caller = await calling(client, names)
         for _ in range(20):
             await caller.document("GetData")
@@ -236,7 +237,7 @@ async def test_calls_at_once_are_bounded(
 ) -> None:
     """A call past the bound waits in RabbitMQ until another is answered."""
     settings = msgspec.structs.replace(settings, amqp_rpc_prefetch=3)
-    async with Rpc(broker, service, settings):
+    async with Rpc(broker, OpenGate(service, settings), settings):
         caller = await calling(client, names)
         reads = [await caller.send("ReadMessages", b'{"topic": "t", "wait": 60}') for _ in range(3)]
         await until(lambda: service.streams == 3)
@@ -250,7 +251,7 @@ async def test_draining_answers_the_calls_under_way(
     broker: Broker, service: LocalService, settings: Settings, client: AbstractChannel, names: Topology
 ) -> None:
     """Waiting reads return when the service drains, and their answers are sent."""
-    async with Rpc(broker, service, settings):
+    async with Rpc(broker, OpenGate(service, settings), settings):
         caller = await calling(client, names)
         waiting = await caller.send("ReadMessages", b'{"topic": "t", "wait": 60}')
         await until(lambda: service.streams == 1)
@@ -281,6 +282,6 @@ async def test_errors_of_the_service_are_answered(
         return failure
 
     service.raises = fail
-    await stack.enter_async_context(Rpc(broker, service, settings))
+    await stack.enter_async_context(Rpc(broker, OpenGate(service, settings), settings))
     caller = await calling(client, names)
     assert (await caller.problem("Publish", topic="t", messages=[{}]))["code"] == code

@@ -27,7 +27,7 @@ def amqp_prefix() -> str:
 @pytest.fixture
 def settings(amqp_url: str, amqp_prefix: str) -> Settings:
     """All doors, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, amqp_url=amqp_url, amqp_prefix=amqp_prefix)
+    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0, amqp_url=amqp_url, amqp_prefix=amqp_prefix)
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ async def edge_client(kind: str, trivium: Running) -> AsyncIterator[Client | Non
         amqp=False,
         rest_port=0,
         grpc_port=0,
+        admin_port=0,
     )
     async with running(Container(settings=settings)) as edge, AsyncExitStack() as stack:
         address = edge.doors[door].address

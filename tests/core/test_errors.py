@@ -8,10 +8,12 @@ from core.errors import Conflict, Overloaded, TooLarge, TriviumError, Unavailabl
 EVERY = TriviumError.__subclasses__()
 
 
-def test_codes_are_those_of_the_contract_but_for_the_rights() -> None:
+def test_codes_are_those_of_the_contract() -> None:
     """A code is an interface: it is neither renamed nor dropped."""
     assert {error.code for error in EVERY} == {
         "invalid_argument",
+        "unauthenticated",
+        "permission_denied",
         "not_found",
         "method_not_allowed",
         "conflict",

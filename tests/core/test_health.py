@@ -43,3 +43,21 @@ def test_the_detail_of_a_repetition_is_the_newest(health: Health) -> None:
     health.report("relay", State.OK, "one")
     health.report("relay", State.OK, "two")
     assert health.checks["relay"].detail == "two"
+
+
+def test_what_is_not_well_comes_with_advice(health: Health) -> None:
+    """What it means for users, and what to do; once per change."""
+    with capture_logs() as lines:
+        for part in ("store", "broker", "inbox", "relay"):
+            health.report(part, State.DEGRADED, "a reason")
+    assert [line["part"] for line in lines if line["advice"].endswith(".")] == ["store", "broker", "inbox", "relay"]
+
+
+def test_it_is_not_ready_before_it_started(health: Health) -> None:
+    """Who listens is told when it is."""
+    told: list[bool] = []
+    health.listen(lambda: told.append(health.ready))
+    health.start()
+    assert (health.ready, health.problem) == (False, "the service is starting")
+    health.started()
+    assert (health.ready, told) == (True, [True])

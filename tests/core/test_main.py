@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from asyncio.subprocess import Process
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import NamedTuple, Self
 
+import httpx2
 import msgspec
 import pytest
 from dependency_injector import providers
@@ -63,7 +65,13 @@ class Ended(NamedTuple):
 async def start(*arguments: str, code: str = "", env: dict[str, str] | None = None) -> Process:
     how = ("-c", code) if code else ("main.py",)
     return await asyncio.create_subprocess_exec(
-        sys.executable, *how, *arguments, cwd=ROOT, env=env or {"PATH": ""}, stdout=PIPE, stderr=PIPE
+        sys.executable,
+        *how,
+        *arguments,
+        cwd=ROOT,
+        env={"TRIVIUM_ADMIN": "off", "PATH": "", **(env or {})},
+        stdout=PIPE,
+        stderr=PIPE,
     )
 
 
@@ -82,7 +90,7 @@ async def until_up(process: Process) -> list[str]:
     while "trivium is up" not in events:
         line = await process.stderr.readline()
         assert line, events
-        events.append(json.loads(line)["event"])
+        events.append(json.loads(line)["message"])
     return events
 
 
@@ -148,6 +156,33 @@ async def test_a_missing_library_names_the_extra(door: str, library: str) -> Non
     assert ended.code == 0
 
 
+async def test_access_tokens_without_their_library(tmp_path: Path) -> None:
+    """The extra is named; who takes no tokens does without it."""
+    (tmp_path / "policy.toml").touch()
+    required = ("--auth", "required", "--policy", str(tmp_path / "policy.toml"))
+    tokens = ("--token-issuer", "https://issuer.example", "--token-audience", "trivium")
+    assert (await trivium("joserfc", "--check-config", *required, code=WITHOUT)).code == 0
+    ended = await trivium("joserfc", "--check-config", *required, *tokens, code=WITHOUT)
+    assert ended.code == 2
+    assert ended.err == "trivium: token_issuer: joserfc is not installed; install 'trivium[oauth]'\n"
+    assert (await trivium("--check-config", *required, *tokens)).code == 0
+
+
+async def test_an_issuer_that_is_away_holds_up_no_start(tmp_path: Path) -> None:
+    """Nor the end, once the connection is gone."""
+    (tmp_path / "policy.toml").touch()
+    code = PARTS.format(life=FOREVER, leaving="pass")
+    flags = ["--auth", "required", "--policy", str(tmp_path / "policy.toml"), "--token-audience", "trivium"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        flags += ["--token-issuer", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        process = await start("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "data"), *flags, code=code)
+        assert await until_up(process) == ["door is open", "trivium is up"]
+        process.terminate()
+    _, err = await process.communicate()
+    assert process.returncode == 0, err
+    assert [json.loads(line)["message"] for line in err.splitlines()][-1] == "trivium has stopped"
+
+
 class Door:
     """A door that follows a topic while it is open, and leaves once that has ended."""
 
@@ -195,6 +230,38 @@ async def test_streams_end_before_the_doors_close(settings: Settings) -> None:
     assert door.drained
 
 
+async def test_probes_are_answered_from_the_first_to_the_last(settings: Settings) -> None:
+    """Not ready while a door opens or closes, and alive all the time."""
+    container = Container(settings=msgspec.structs.replace(settings, amqp=False, grpc=False))
+    probed: list[tuple[int, int, str]] = []
+
+    class Probing:
+        name = "rest"
+
+        async def __aenter__(self) -> Self:
+            await self._probe()
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            await self._probe()
+
+        async def _probe(self) -> None:
+            async with httpx2.AsyncClient(base_url=container.admin().address) as http:
+                ready = await http.get("/readyz")
+                problem = ready.json().get("detail", "")
+                probed.append(((await http.get("/livez")).status_code, ready.status_code, problem))
+
+    door = Probing()
+    container.rest.override(providers.Object(door))
+    async with running(container):
+        await door._probe()
+    assert probed == [
+        (200, 503, "the service is starting"),
+        (200, 200, ""),
+        (200, 503, "the service is ending"),
+    ]
+
+
 def _no_port() -> None:
     raise OSError("port taken")
 
@@ -205,8 +272,40 @@ async def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
         ended = await trivium("--no-grpc", "--no-amqp", "--rest-port", "0", "--data-dir", str(tmp_path))
     assert ended.code == 1
     (line,) = ended.err.splitlines()
-    assert json.loads(line)["event"] == "trivium can't run"
-    assert "is in use by process" in json.loads(line)["reason"]
+    assert json.loads(line)["message"] == "trivium can't run"
+    assert "is in use by process" in json.loads(line)["trivium.reason"]
+
+
+async def test_an_admin_port_that_is_taken(tmp_path: Path) -> None:
+    """Exit 1, saying which and what to do; nothing was opened before it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        env = {"TRIVIUM_ADMIN": "on", "TRIVIUM_ADMIN_PORT": str(taken.getsockname()[1])}
+        ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path / "data"), env=env)
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert json.loads(line)["message"] == "trivium can't run"
+    assert f"the admin listener can't listen on 127.0.0.1:{env['TRIVIUM_ADMIN_PORT']}" in line
+    assert "--no-admin" in line
+    assert not (tmp_path / "data").exists()
+
+
+async def test_the_admin_listener_needs_no_door(tmp_path: Path) -> None:
+    """It serves metrics and probes where neither REST nor its libraries are; and lets the service end."""
+    switches = ("--no-rest", "--no-amqp", "--grpc-port", "0", "--data-dir", str(tmp_path))
+    hidden = "starlette,hypercorn,h11,h2,pika"
+    process = await start(
+        hidden, *switches, code=WITHOUT, env={"TRIVIUM_ADMIN": "on", "TRIVIUM_ADMIN_PORT": "0", "PATH": ""}
+    )
+    assert process.stderr is not None
+    opened = json.loads(await process.stderr.readline())
+    assert opened["message"] == "admin listener is open"
+    await until_up(process)
+    async with httpx2.AsyncClient(base_url=opened["trivium.address"]) as http:
+        assert (await http.get("/readyz?verbose")).json()["checks"]["store"]["state"] == "ok"
+        assert "grpc_server_started_total" in (await http.get("/metrics")).text
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0
 
 
 async def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
@@ -226,7 +325,8 @@ async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) 
     process.send_signal(number)
     _, err = await process.communicate()
     assert process.returncode == 0, err
-    assert [json.loads(line)["event"] for line in err.splitlines()] == ["trivium is stopping", "trivium has stopped"]
+    told = [json.loads(line)["message"] for line in err.splitlines()]
+    assert told == ["trivium is stopping", "door is closing", "trivium has stopped"]
     async with a_log(str(tmp_path)):
         pass
 
@@ -240,8 +340,8 @@ async def test_a_real_door_says_where_it_listens_and_ends_cleanly(tmp_path: Path
     process = await start(*switches, "--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path))
     assert process.stderr is not None
     opened = json.loads(await process.stderr.readline())
-    assert (opened["event"], opened["door"]) == ("door is open", door)
-    assert "127.0.0.1:" in opened["address"]
+    assert (opened["message"], opened["trivium.door"]) == ("door is open", door)
+    assert "127.0.0.1:" in opened["trivium.address"]
     await until_up(process)
     process.terminate()
     _, err = await process.communicate()
@@ -279,12 +379,63 @@ async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life:
     code = PARTS.format(life=life, leaving="pass")
     ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), code=code)
     assert ended.code == 1
-    events = [json.loads(line)["event"] for line in ended.err.splitlines()]
+    events = [json.loads(line)["message"] for line in ended.err.splitlines()]
     assert events == [
         "door is open",
         "trivium is up",
         "a part has ended",
         "trivium is stopping",
+        "door is closing",
         "trivium has stopped",
     ]
     assert ("a defect" in ended.err) == life.startswith("raise")
+
+
+class TestTraces:
+    """Wanted by OpenTelemetry's own variables."""
+
+    @pytest.mark.parametrize(
+        ("variables", "wanted"),
+        [
+            ({}, False),
+            ({"OTEL_SERVICE_NAME": "x", "OTEL_TRACES_SAMPLER": "always_on"}, False),
+            ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, True),
+            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, True),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"}, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}, False),
+        ],
+    )
+    async def test_opentelemetry_is_imported_only_where_traces_are_exported(
+        self, tmp_path: Path, variables: dict[str, str], wanted: bool
+    ) -> None:
+        """Nothing of it, else."""
+        code = (
+            "import sys, main\n"
+            "code = main.run()\n"
+            "libraries = {name.partition('.')[0] for name in sys.modules}\n"
+            "print(code, 'core.telemetry.spans' in sys.modules, 'opentelemetry' in libraries)"
+        )
+        arguments = ("--no-amqp", "--rest-port=0", "--grpc-port=0", "--data-dir", str(tmp_path))
+        process = await start(*arguments, code=code, env=variables)
+        await until_up(process)
+        process.terminate()
+        out, _ = await process.communicate()
+        assert out.decode().split() == ["0", str(wanted), str(wanted)]
+
+    async def test_what_stands_against_them_is_told(self) -> None:
+        """With the other problems of the configuration, and not found out at the first span."""
+        env = {
+            "OTEL_TRACES_EXPORTER": "zipkin",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_TRACES_SAMPLER_ARG": "1%",
+        }
+        ended = await trivium("opentelemetry", "--check-config", "--no-amqp", code=WITHOUT, env=env)
+        assert ended.code == 2
+        assert ended.err.splitlines() == [
+            "trivium: OTEL_TRACES_EXPORTER: can't export to 'zipkin'; there are otlp and none",
+            "trivium: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: can't export by 'grpc'; there is http/protobuf",
+            "trivium: OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1",
+            "trivium: OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true",
+        ]
+        assert (await trivium("--check-config", "--no-amqp", env={"OTEL_TRACES_EXPORTER": "otlp"})).code == 0

@@ -492,4 +492,5 @@ def test_the_settings_of_the_relay_are_those_of_these_names() -> None:
         window_messages=3,
         window_bytes=settings.relay_window_bytes,
         probe_seconds=settings.relay_probe_seconds,
+        metrics_topics=settings.metrics_topics,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.settings import InvalidSettings, Settings, load, options
+from core.settings import InvalidSettings, Settings, load, options, problems_of, readable_secrets
 
 SECRET = "hunter2"
 
@@ -159,7 +159,9 @@ def test_every_setting_is_an_option_with_a_description() -> None:
     assert found["rest_port"].flag == "--rest-port"
     assert found["amqp_prefix"].description == "First part of queue names."
     assert found["log_format"].choices == ("auto", "text", "json")
-    assert [name for name, option in found.items() if option.is_switch] == ["rest", "grpc", "amqp", "amqp_declare"]
+    assert [name for name, option in found.items() if option.is_switch] == [
+        *("rest", "grpc", "amqp", "insecure", "admin", "amqp_declare")
+    ]
 
 
 def test_the_limits_are_those_of_the_settings() -> None:
@@ -172,3 +174,55 @@ def test_the_limits_are_those_of_the_settings() -> None:
         4,
     )
     assert Settings().limits == type(limits)()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rest_host": "192.0.2.1"}, "--rest-host 192.0.2.1 can be reached by others"),
+        ({"grpc_host": "::"}, "--grpc-host :: can be reached by others"),
+        ({"grpc_host": "example.org"}, "--insecure"),
+        ({"auth": "required"}, "needs --policy"),
+        ({"rest": False, "grpc": False, "amqp": False}, "no door is enabled"),
+    ],
+)
+def test_what_does_not_go_together_is_told(changes: dict[str, Any], problem: str) -> None:
+    """A service without authentication is not opened to others by accident."""
+    (found,) = problems_of(Settings(**changes))
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rest_host": "localhost", "grpc_host": "::1"},
+        {"rest_host": "192.0.2.1", "insecure": True},
+        {"rest_host": "192.0.2.1", "rest": False},
+        {"rest_host": "192.0.2.1", "auth": "required", "policy": "policy.toml"},
+    ],
+)
+def test_what_goes_together_is_no_problem(changes: dict[str, Any]) -> None:
+    """Loopback needs no rights, and neither does a door that is shut."""
+    assert problems_of(Settings(**changes)) == []
+
+
+def test_secrets_that_others_may_read_are_found(tmp_path: Path) -> None:
+    """Those that only their owner may read are not."""
+    private, public = tmp_path / "private", tmp_path / "public"
+    for path, mode in ((private, 0o600), (public, 0o644)):
+        path.write_text("amqp://user:secret@host/")
+        path.chmod(mode)
+    assert readable_secrets({"TRIVIUM_AMQP_URL_FILE": str(public)}) == [str(public)]
+    assert readable_secrets({"TRIVIUM_AMQP_URL_FILE": str(private), "OTHER_FILE": str(public)}) == []
+
+
+def test_lists_are_separated_by_commas(tmp_path: Path) -> None:
+    """And are lists in TOML."""
+    origins = ("https://a.example", "https://b.example:8443")
+    assert load({}, {"TRIVIUM_REST_CORS_ORIGINS": ", ".join(origins)}).rest_cors_origins == origins
+    file = tmp_path / "trivium.toml"
+    file.write_text(f"rest_cors_origins = {list(origins)}")
+    assert load({}, {}, file).rest_cors_origins == origins
+    with pytest.raises(InvalidSettings, match="REST_CORS_ORIGINS"):
+        load({}, {"TRIVIUM_REST_CORS_ORIGINS": "https://a.example/path"})

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class TriviumProcess:
         self.process = process
         self.lines: list[dict[str, object]] = []
         self.doors: dict[str, str] = {}
+        self.admin = ""
         self._reading: asyncio.Task[None] | None = None
         self._grown = asyncio.Event()
 
@@ -35,7 +37,7 @@ class TriviumProcess:
         seen = 0
         while True:
             for line in self.lines[seen:]:
-                if line.get("event") == event:
+                if line.get("message") == event:
                     return line
             seen = len(self.lines)
             if self._reading.done():
@@ -47,8 +49,10 @@ class TriviumProcess:
     async def up(self) -> None:
         await self.logged("trivium is up")
         for line in self.lines:
-            if line.get("event") == "door is open":
-                self.doors[str(line["door"])] = str(line["address"])
+            if line.get("message") == "door is open":
+                self.doors[str(line["trivium.door"])] = str(line["trivium.address"])
+            elif line.get("message") == "admin listener is open":
+                self.admin = str(line["trivium.address"])
 
     async def end(self, number: signal.Signals) -> int:
         """Send a signal; the exit code."""
@@ -74,19 +78,22 @@ class TriviumProcess:
             try:
                 self.lines.append(json.loads(line))
             except json.JSONDecodeError:
-                self.lines.append({"event": line.decode(errors="replace").strip()})
+                self.lines.append({"message": line.decode(errors="replace").strip()})
             self._grown.set()
         self._grown.set()
 
 
 @asynccontextmanager
-async def trivium_process(*arguments: str, python: str = sys.executable) -> AsyncIterator[TriviumProcess]:
-    """`main.py` with these arguments, up; killed at the end unless it ended before."""
+async def trivium_process(
+    *arguments: str, python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[TriviumProcess]:
+    """`main.py` with these arguments and variables, up; killed at the end unless it ended before."""
     process = await asyncio.create_subprocess_exec(
         python,
         "main.py",
-        *("--rest-port=0", "--grpc-port=0", "--log-format=json", *arguments),
+        *("--rest-port=0", "--grpc-port=0", "--admin-port=0", "--log-format=json", *arguments),
         cwd=ROOT,
+        env=os.environ | dict(environment or {}),
         stderr=asyncio.subprocess.PIPE,
         limit=1024 * 1024,
     )

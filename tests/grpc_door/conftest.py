@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
@@ -16,7 +17,7 @@ from transports.grpc.door import GrpcDoor
 @pytest.fixture
 async def door(service: LocalService, health: Health, settings: Settings) -> AsyncIterator[GrpcDoor]:
     """A door on the service in this process."""
-    async with GrpcDoor(service, health, settings) as door:
+    async with GrpcDoor(OpenGate(service, settings), health, settings) as door:
         yield door
 
 

@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from structlog.testing import capture_logs
 
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import Message, Published
 from core.service import LocalService
@@ -40,7 +41,7 @@ async def test_a_taken_port_is_a_clear_error(
 ) -> None:
     """A second door on the port of the first fails to open, and says where."""
     port = int(door.address.rsplit(":", 1)[1])
-    second = GrpcDoor(service, health, msgspec.structs.replace(settings, grpc_port=port))
+    second = GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_port=port))
     with pytest.raises(OSError, match=f"gRPC can't listen on 127.0.0.1:{port}: Address already in use"):
         await second.__aenter__()
 
@@ -49,7 +50,7 @@ async def test_a_host_that_is_not_here_is_a_clear_error(
     service: LocalService, health: Health, settings: Settings
 ) -> None:
     """An address of another machine can't be listened on."""
-    elsewhere = GrpcDoor(service, health, msgspec.structs.replace(settings, grpc_host="192.0.2.1"))
+    elsewhere = GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_host="192.0.2.1"))
     with pytest.raises(OSError, match=r"gRPC can't listen on 192\.0\.2\.1:0: "):
         await elsewhere.__aenter__()
 
@@ -60,7 +61,9 @@ async def test_ipv6_addresses_are_told_in_brackets(service: LocalService, health
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
-    async with GrpcDoor(service, health, msgspec.structs.replace(settings, grpc_host="::1")) as door:
+    async with GrpcDoor(
+        OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_host="::1")
+    ) as door:
         assert door.address.startswith("[::1]:")
         async with connect(door) as channel:
             await MessagesStub(channel).GetData(pb.GetDataRequest())
@@ -68,7 +71,7 @@ async def test_ipv6_addresses_are_told_in_brackets(service: LocalService, health
 
 async def test_waiting_can_be_given_up(service: LocalService, health: Health, settings: Settings) -> None:
     """Whoever waits for the end may stop waiting, and the door still closes."""
-    async with GrpcDoor(service, health, settings) as door:
+    async with GrpcDoor(OpenGate(service, settings), health, settings) as door:
         waiting = asyncio.create_task(door.wait())
         await asyncio.sleep(0)
         waiting.cancel()
@@ -80,7 +83,7 @@ async def test_waiting_can_be_given_up(service: LocalService, health: Health, se
 
 async def test_open_streams_end_cleanly(service: LocalService, health: Health, settings: Settings) -> None:
     """When the service drains and the door closes, every stream ends with OK, and watchers hear of it first."""
-    door = GrpcDoor(service, health, settings)
+    door = GrpcDoor(OpenGate(service, settings), health, settings)
     await door.__aenter__()
     async with connect(door) as channel:
         stub = MessagesStub(channel)
@@ -128,7 +131,7 @@ class HeldService(LocalService):
 async def test_what_is_in_flight_is_finished(service: LocalService, health: Health, settings: Settings) -> None:
     """A closing door answers the calls it has begun, and takes no new ones."""
     held = HeldService(service)
-    door = GrpcDoor(held, health, settings)
+    door = GrpcDoor(OpenGate(held, settings), health, settings)
     await door.__aenter__()
     async with connect(door) as channel, connect(door) as late:
         publish = MessagesStub(channel).Publish(request("t", b"x"))
@@ -143,7 +146,7 @@ async def test_what_is_in_flight_is_finished(service: LocalService, health: Heal
 
 async def test_a_peer_that_does_not_read_is_cut_off(service: LocalService, health: Health, settings: Settings) -> None:
     """A follower that takes nothing holds the closing door for half of the drain time and no longer."""
-    door = GrpcDoor(service, health, msgspec.structs.replace(settings, drain_seconds=1.0))
+    door = GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, drain_seconds=1.0))
     await door.__aenter__()
     async with connect(door) as channel:
         for _ in range(20):
@@ -160,7 +163,7 @@ async def test_a_call_that_never_sent_its_request_does_not_hold_the_door(
     service: LocalService, health: Health, settings: Settings
 ) -> None:
     """Such a call is told that the service is stopping."""
-    door = GrpcDoor(service, health, settings)
+    door = GrpcDoor(OpenGate(service, settings), health, settings)
     await door.__aenter__()
     async with connect(door) as channel:
         idle = channel.stream_unary(GET_DATA)()
@@ -219,7 +222,7 @@ async def test_metadata_has_a_limit(stub: MessagesStub) -> None:
 async def test_calls_are_bounded(service: LocalService, health: Health, settings: Settings) -> None:
     """Past the bound a caller hears `overloaded` and when to retry, while health checks still pass."""
     async with (
-        GrpcDoor(service, health, msgspec.structs.replace(settings, grpc_rpcs=2)) as door,
+        GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_rpcs=2)) as door,
         connect(door) as channel,
     ):
         stub = MessagesStub(channel)
@@ -248,7 +251,7 @@ class BrokenService(LocalService):
 
 async def test_a_defect_is_internal_and_logged_once(service: LocalService, health: Health, settings: Settings) -> None:
     """The caller learns nothing of the inside, the log has the cause."""
-    async with GrpcDoor(BrokenService(service), health, settings) as door, connect(door) as channel:
+    async with GrpcDoor(OpenGate(BrokenService(service), settings), health, settings) as door, connect(door) as channel:
         with capture_logs() as logs:
             failed = await failure(MessagesStub(channel).GetData(pb.GetDataRequest()))
     assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "internal")

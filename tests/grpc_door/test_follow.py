@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import Page
 from core.service import LocalService
@@ -128,7 +129,11 @@ class CountingService(LocalService):
 async def test_a_slow_follower_costs_bounded_memory(service: LocalService, health: Health, settings: Settings) -> None:
     """One that does not read stops taking messages from the log, hinders nobody, and later sees them all."""
     counting = CountingService(service)
-    async with GrpcDoor(counting, health, settings) as door, connect(door) as slow, connect(door) as quick:
+    async with (
+        GrpcDoor(OpenGate(counting, settings), health, settings) as door,
+        connect(door) as slow,
+        connect(door) as quick,
+    ):
         for _ in range(120):
             await MessagesStub(quick).Publish(request("t", CHUNK))
         stalled = MessagesStub(slow).Follow(pb.FollowRequest(topic="t", after=0))

@@ -14,7 +14,7 @@ from tests.grpc_door.clients import failure
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
-SERVICES = pytest.mark.parametrize("service_name", ["", "trivium.v1.Messages"])
+SERVICES = pytest.mark.parametrize("service_name", ["", "trivium.v1.Messages", "trivium.v1.Keys"])
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ async def test_unknown_services_are_not_found(checks: Any) -> None:
 async def test_all_services_are_listed(checks: Any) -> None:
     """List tells the health of all services at once."""
     answer = await checks.List(HealthListRequest())
-    assert {name: one.status for name, one in answer.statuses.items()} == {"": SERVING, "trivium.v1.Messages": SERVING}
+    names = ("", "trivium.v1.Messages", "trivium.v1.Keys")
+    assert {name: one.status for name, one in answer.statuses.items()} == dict.fromkeys(names, SERVING)
 
 
 @SERVICES
@@ -81,6 +82,7 @@ async def test_reflection_describes_the_services(version: str, channel: Any) -> 
     listed = await reflect.read()
     assert {one.name for one in listed.list_services_response.service} == {
         "trivium.v1.Messages",
+        "trivium.v1.Keys",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -10,14 +10,18 @@ import grpc
 import pytest
 
 from core.errors import Unavailable
+from core.gate import OpenGate, PolicyGate
 from core.health import Health
+from core.keys import KeyRing
 from core.messages import Message, Published
+from core.policy import Entry, Policy
 from core.service import LocalService
-from core.settings import Settings
+from core.settings import MEMORY, Settings
+from core.stores.keys import SqliteKeys
 from core.stores.sqlite import SqliteLog
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
-from tests.grpc_door.clients import connect, until
+from tests.grpc_door.clients import connect, failure, until
 from transports.grpc.door import GrpcDoor
 
 
@@ -111,7 +115,7 @@ def held(service: LocalService) -> HeldService:
 @pytest.fixture
 async def held_stub(held: HeldService, health: Health, settings: Settings) -> AsyncIterator[MessagesStub]:
     """A client of a door on `held`."""
-    async with GrpcDoor(held, health, settings) as door, connect(door) as channel:
+    async with GrpcDoor(OpenGate(held, settings), health, settings) as door, connect(door) as channel:
         yield MessagesStub(channel)
 
 
@@ -162,3 +166,28 @@ async def test_abandoned_requests_leave_no_trace(held: HeldService, held_stub: M
     held.begun.clear()
     gc.collect()
     assert overlooked == []
+
+
+async def test_a_stream_that_ends_while_it_answers_is_told_so(
+    held: HeldService, health: Health, settings: Settings
+) -> None:
+    """A credential that ends in the middle of the first write leaves no peer waiting."""
+    keys = KeyRing(SqliteKeys(MEMORY))
+    gate = PolicyGate(held, Policy({"shop": Entry(publish=("#",))}), keys, None, settings)
+    async with GrpcDoor(gate, health, settings) as door, connect(door) as channel:
+        stub: Any = MessagesStub(channel)
+        for number in range(20):
+            key, text = await keys.create("shop")
+            stream = stub.PublishStream(metadata=(("x-api-key", text),))
+            await stream.write(stream_request("t", b"x"))
+            await until(lambda number=number: len(held.begun) > number)  # type: ignore[misc]  # mypy can't infer it
+            held.finish(number)
+            await asyncio.sleep(0)  # the write begins
+            await keys.revoke(key.id)
+            async with asyncio.timeout(30):
+                failed = await failure(_all_of(stream))
+            assert failed.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def _all_of(stream: Any) -> list[pb.PublishStreamResponse]:
+    return [answer async for answer in stream]

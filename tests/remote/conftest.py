@@ -76,7 +76,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 async def core(stack: AsyncExitStack) -> Core:
     """With a log in memory."""
-    container = Container(settings=Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, amqp=False))
+    container = Container(settings=Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0, amqp=False))
     up = await stack.enter_async_context(running(container))
     grpc = await stack.enter_async_context(Proxy(up.doors["grpc"].address))
     rest = await stack.enter_async_context(Proxy(up.doors["rest"].address.removeprefix("http://")))
@@ -85,7 +85,9 @@ async def core(stack: AsyncExitStack) -> Core:
 
 async def start_edge(stack: AsyncExitStack, addresses: str, **settings: Any) -> AnEdge:
     """An edge of the core at `addresses`, up until the stack is closed."""
-    container = Container(settings=Settings(core=addresses, rest_port=0, grpc_port=0, amqp=False, **settings))
+    container = Container(
+        settings=Settings(core=addresses, rest_port=0, grpc_port=0, admin_port=0, amqp=False, **settings)
+    )
     return AnEdge(await stack.enter_async_context(running(container)), container)
 
 

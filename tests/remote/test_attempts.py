@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import Overloaded, TriviumError, Unavailable
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import Greeting, Message, Published, StoredMessage, new_message
 from core.ports import MessageService
@@ -42,11 +43,13 @@ class Moody:
 
 async def edge_of(service: Any, protocol: str, stack: AsyncExitStack, **settings: Any) -> AnEdge:
     """An edge on a door of that service."""
-    doors = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    doors = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
     if protocol == "grpc":
-        address = f"grpc://{(await stack.enter_async_context(GrpcDoor(service, Health(), doors))).address}"
+        address = (
+            f"grpc://{(await stack.enter_async_context(GrpcDoor(OpenGate(service, doors), Health(), doors))).address}"
+        )
     else:
-        address = (await stack.enter_async_context(RestDoor(service, Health(), doors, "1"))).address
+        address = (await stack.enter_async_context(RestDoor(OpenGate(service, doors), Health(), doors, "1"))).address
     return await start_edge(stack, address, **settings)
 
 

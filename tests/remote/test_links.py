@@ -23,6 +23,7 @@ from core.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import (
     Greeting,
@@ -85,15 +86,18 @@ class Told:
 @asynccontextmanager
 async def linked(protocol: str, service: MessageService) -> AsyncIterator[MessageService]:
     """What a link gives to reach a door of that service."""
-    settings = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0)
+    settings = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
     async with AsyncExitStack() as stack:
         link: Link
         if protocol == "grpc":
-            door = await stack.enter_async_context(GrpcDoor(service, Health(), settings))
+            door = await stack.enter_async_context(GrpcDoor(OpenGate(service, settings), Health(), settings))
             link = GrpcLink(f"grpc://{door.address}", settings)
         else:
             link = HttpLink(
-                (await stack.enter_async_context(RestDoor(service, Health(), settings, "1"))).address, settings
+                (
+                    await stack.enter_async_context(RestDoor(OpenGate(service, settings), Health(), settings, "1"))
+                ).address,
+                settings,
             )
         await stack.enter_async_context(link)
         yield link.on_behalf_of(None)

@@ -1,7 +1,7 @@
 """Schemathesis makes requests from the live document, good and bad, and judges the answers."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import hypothesis
@@ -13,6 +13,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from core.keys import KeyRing
 from core.service import LocalService
 from transports.rest.door import RestDoor
 from transports.rest.openapi import document
@@ -38,8 +39,11 @@ EXAMPLES = hypothesis.settings(
 
 
 @pytest.fixture
-def session() -> Iterator[requests.Session]:
+async def session(keys: KeyRing) -> AsyncIterator[requests.Session]:
+    """Of somebody who may do everything."""
+    _, key = await keys.create("boss")
     with requests.Session() as session:
+        session.headers["X-API-Key"] = key
         yield session
 
 
@@ -50,7 +54,7 @@ def session() -> Iterator[requests.Session]:
     ids=str,
 )
 async def test_conforms(
-    door: RestDoor,
+    guarded: RestDoor,
     service: LocalService,
     session: requests.Session,
     name: str,
@@ -60,7 +64,7 @@ async def test_conforms(
     service.drain()  # so that streams end and nobody waits; publishing goes on
 
     def run() -> None:
-        schema = schemathesis.openapi.from_url(f"{door.address}/openapi.json")
+        schema = schemathesis.openapi.from_url(f"{guarded.address}/openapi.json", headers=session.headers)
         operation = schema.find_operation_by_id(name)
 
         @EXAMPLES

@@ -8,7 +8,9 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from core.errors import DeadlineExceeded, Unavailable
+from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
+from core.keys import KeyRing
+from core.messages import new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Reply, connected, request
@@ -26,7 +28,11 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 STATUSES = [(name, int(status)) for name, (_, _, one) in OPERATIONS.items() for status in one["responses"]]
-BODIES = {"postData": (b'{"message": "x"}', "application/json"), "publish": (b"x", "text/plain")}
+BODIES = {
+    "postData": (b'{"message": "x"}', "application/json"),
+    "publish": (b"x", "text/plain"),
+    "createKey": (b'{"principal": "shop"}', "application/json"),
+}
 
 
 @pytest.fixture
@@ -34,9 +40,9 @@ def settings(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, rest_body_seconds=0.1)
 
 
-def test_names_what_is_routed(service: LocalService, health: Any, settings: Settings) -> None:
+def test_names_what_is_routed(health: Any, settings: Settings) -> None:
     """The table that routes requests and the document know the same operations."""
-    table = operations(Handlers(service, health, settings), Description("1"))
+    table = operations(Handlers(health, settings), Description("1"))
     assert {one.name: (one.method, one.path) for one in table} == {
         name: (method, path) for name, (method, path, _) in OPERATIONS.items()
     }
@@ -80,15 +86,22 @@ async def test_has_a_page_that_needs_no_network(http: httpx2.AsyncClient) -> Non
 
 @pytest.mark.parametrize(("name", "status"), STATUSES, ids=lambda one: str(one))
 async def test_tells_every_status(
-    name: str, status: int, door: RestDoor, service: LocalService, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    status: int,
+    guarded: RestDoor,
+    service: LocalService,
+    keys: KeyRing,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each status of each operation can be had, and its answer is as the document says."""
+    door = guarded
     method, path, operation = OPERATIONS[name]
     if name != "getMessage" or status != 404:
-        await _exchange(door, "POST", "/api/topics/orders/messages", b"x", "text/plain", "Idempotency-Key: k")
-    path = path.format(topic="orders", offset=1)
+        await service.publish("orders", [new_message(b"x")])
+    key, _ = await keys.create("shop")
+    path = path.format(topic="orders", offset=1, id="none" if status == 404 else key.id)
     body, media = BODIES.get(name, (b"", ""))
-    headers = [f"Idempotency-Key: {name}"]
+    headers = [f"Idempotency-Key: {name}", f"X-API-Key: {(await keys.create('boss'))[1]}"]
     if status == 200 and method == "POST":
         await _exchange(door, method, path, body, media, *headers)
     elif status == 400:
@@ -98,6 +111,8 @@ async def test_tells_every_status(
     elif status == 408:
         headers.append("Content-Length: 10")
         body = b"late"
+    elif status == 409 and name == "createKey":
+        await keys.create("shop")
     elif status == 409:
         await _exchange(door, method, path, b'{"message": "y"}', media, *headers)
     elif status == 413:
@@ -108,8 +123,14 @@ async def test_tells_every_status(
         door.intake.requests += 10_000
     elif status == 431:
         headers.append(f"X-Long: {'x' * 40_000}")
-    elif status in (500, 503, 504):
-        errors = {500: RuntimeError("x"), 503: Unavailable("x"), 504: DeadlineExceeded("x")}
+    elif status in (401, 403, 500, 503, 504):
+        errors = {
+            401: Unauthenticated("x"),
+            403: PermissionDenied("x"),
+            500: RuntimeError("x"),
+            503: Unavailable("x"),
+            504: DeadlineExceeded("x"),
+        }
 
         def fail(*names: object) -> None:
             raise errors[status]
@@ -131,7 +152,7 @@ def _check(operation: Any, reply: Reply) -> None:
     _validate(answer["content"][kind]["schema"], reply.json() if is_json else reply.body.decode())
     for name, header in answer.get("headers", {}).items():
         if header.get("required"):
-            assert reply.headers[name.lower()].isdigit()
+            assert reply.headers[name.lower()].isdigit() is (header["schema"]["type"] == "integer")
 
 
 def _validate(schema: Any, value: Any) -> None:

@@ -9,12 +9,13 @@ import httpx2
 import msgspec
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health, State
 from core.messages import new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import connected, request, until
-from transports.rest import serving
+from transports.rest import connections, serving
 from transports.rest.door import RestDoor
 
 
@@ -32,7 +33,7 @@ async def test_refuses_a_port_that_is_taken(
 ) -> None:
     """A busy port is an `OSError` that names the address."""
     port = int(door.address.rpartition(":")[2])
-    other = RestDoor(service, health, msgspec.structs.replace(settings, rest_port=port), "1")
+    other = RestDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, rest_port=port), "1")
     with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
         await other.__aenter__()
 
@@ -40,7 +41,7 @@ async def test_refuses_a_port_that_is_taken(
 async def test_listens_on_every_address_of_a_name(service: LocalService, health: Health, settings: Settings) -> None:
     """A name may stand for several addresses; all have the same port."""
     local = msgspec.structs.replace(settings, rest_host="localhost")
-    async with RestDoor(service, health, local, "1") as door:
+    async with RestDoor(OpenGate(service, settings), health, local, "1") as door:
         port = int(door.address.rpartition(":")[2])
         for address in {str(info[4][0]) for info in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}:
             reader, writer = await asyncio.open_connection(address, port)
@@ -73,7 +74,11 @@ async def test_is_not_ready_while_it_drains(http: httpx2.AsyncClient, health: He
 
 async def test_leaves_at_once_with_idle_connections(service: LocalService, health: Health, settings: Settings) -> None:
     """Connections that are kept alive, of either version, do not delay the end."""
-    async with RestDoor(service, health, settings, "1") as door, connected(door) as fresh, connected(door) as used:
+    async with (
+        RestDoor(OpenGate(service, settings), health, settings, "1") as door,
+        connected(door) as fresh,
+        connected(door) as used,
+    ):
         await used.send(request("GET", "/livez"))
         await used.reply()
         async with httpx2.AsyncClient(base_url=door.address, http1=False, http2=True) as second:
@@ -87,7 +92,11 @@ async def test_leaves_at_once_with_idle_connections(service: LocalService, healt
 
 async def test_ends_streams_and_leaves(service: LocalService, health: Health, settings: Settings) -> None:
     """Streams and waiting reads end with the drain; then the door leaves without delay."""
-    async with RestDoor(service, health, settings, "1") as door, connected(door) as one, connected(door) as two:
+    async with (
+        RestDoor(OpenGate(service, settings), health, settings, "1") as door,
+        connected(door) as one,
+        connected(door) as two,
+    ):
         await one.send(request("GET", "/api/topics/t/stream"))
         await two.send(request("GET", "/api/topics/t/messages?wait=60"))
         await until(lambda: service.streams == 2)
@@ -114,7 +123,11 @@ async def test_finishes_what_is_in_flight(
         return await publish(topic, [new_message(b"x")])
 
     monkeypatch.setattr(service, "publish", slow)
-    async with RestDoor(service, health, settings, "1") as door, connected(door) as wire, asyncio.TaskGroup() as group:
+    async with (
+        RestDoor(OpenGate(service, settings), health, settings, "1") as door,
+        connected(door) as wire,
+        asyncio.TaskGroup() as group,
+    ):
         await wire.send(request("POST", "/api/topics/t/messages", body=b"x"))
         await begun.wait()
         leaving = group.create_task(door.__aexit__(None, None, None))
@@ -129,7 +142,7 @@ async def test_does_not_wait_for_bodies_when_it_leaves(
     service: LocalService, health: Health, settings: Settings
 ) -> None:
     """A request whose body has not arrived has had no effect, and is told so."""
-    async with RestDoor(service, health, settings, "1") as door, connected(door) as wire:
+    async with RestDoor(OpenGate(service, settings), health, settings, "1") as door, connected(door) as wire:
         await wire.send(request("POST", "/api/topics/t/messages", "Content-Length: 10") + b"half")
         await until(lambda: door.intake.bodies.used > 0)
         started = time.monotonic()
@@ -149,7 +162,7 @@ async def test_drops_what_does_not_end(
     monkeypatch.setattr(service, "get_data", stuck)
     monkeypatch.setattr(serving, "_ABORT_SECONDS", 0.1)
     hasty = msgspec.structs.replace(settings, drain_seconds=0.2)
-    async with RestDoor(service, health, hasty, "1") as door, connected(door) as wire:
+    async with RestDoor(OpenGate(service, settings), health, hasty, "1") as door, connected(door) as wire:
         await wire.send(request("GET", "/api/data"))
         await until(lambda: door.intake.requests > 0)
         await door.__aexit__(None, None, None)
@@ -159,7 +172,7 @@ async def test_drops_what_does_not_end(
 
 async def test_waits_until_it_is_closed(service: LocalService, health: Health, settings: Settings) -> None:
     """`wait` returns once the door has ended."""
-    async with RestDoor(service, health, settings, "1") as door:
+    async with RestDoor(OpenGate(service, settings), health, settings, "1") as door:
         waiting = asyncio.ensure_future(door.wait())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -171,9 +184,9 @@ async def test_closes_idle_connections(
     service: LocalService, health: Health, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection without a request, or with half of one's head, is closed after a while."""
-    monkeypatch.setattr(serving, "_IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(serving, "_SWEEP_SECONDS", 0.02)
-    async with RestDoor(service, health, settings, "1") as door, AsyncExitStack() as stack:
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.02)
+    async with RestDoor(OpenGate(service, settings), health, settings, "1") as door, AsyncExitStack() as stack:
         silent, slow, used, second = [await stack.enter_async_context(connected(door)) for _ in range(4)]
         await slow.send(b"GET /livez HTTP/1.1\r\nHost")
         await used.send(request("GET", "/livez"))
@@ -190,7 +203,7 @@ async def test_bounds_connections(
     """Past the bound a connection is answered with `overloaded` and closed; the open ones go on."""
     monkeypatch.setattr("transports.rest.door._CONNECTIONS", 0)
     few = msgspec.structs.replace(settings, max_streams=1)
-    async with RestDoor(service, health, few, "1") as door, connected(door) as one:
+    async with RestDoor(OpenGate(service, settings), health, few, "1") as door, connected(door) as one:
         await one.send(request("GET", "/livez"))
         assert (await one.reply()).status == 200
         async with connected(door) as two:

@@ -16,7 +16,7 @@ import pytest
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import until
-from transports.rest import answers
+from transports.rest import connections
 from transports.rest.door import RestDoor
 
 MESSAGES = "/api/topics/t/messages"
@@ -127,7 +127,7 @@ async def test_forgets_streams_that_are_reset(door: RestDoor, service: LocalServ
 
 async def test_cuts_a_client_that_opens_no_window(door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes none of its answer loses the connection."""
-    monkeypatch.setattr(answers, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.1)
     async with http2(door, window=0) as client:
         await client.ask("GET", "/livez")
         async with asyncio.timeout(20):

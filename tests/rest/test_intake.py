@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Wire, connected, request, until
-from transports.rest.answers import Answer, Budget, Sender
+from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender
 from transports.rest.door import RestDoor
 from transports.rest.intake import HEADER_BYTES
 
@@ -165,14 +166,14 @@ async def test_refuses_what_is_not_http(wire: Wire, nonsense: bytes) -> None:
 
 
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c\r\nHTTP2-Settings: A"])
-async def test_survives_upgrades(door: RestDoor, wire: Wire, upgrade: str) -> None:
-    """What asks for a protocol that is not spoken here gets nowhere, and harms nobody."""
+async def test_ignores_upgrades(wire: Wire, upgrade: str) -> None:
+    """What asks for a protocol that is not spoken here is answered in the one that is (RFC 9110, section 7.8)."""
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
     await wire.send(request("GET", "/api/data", f"Upgrade: {upgrade}", "Connection: Upgrade", key))
-    await wire.closed()
-    async with connected(door) as other:
-        await other.send(request("GET", "/livez"))
-        assert (await other.reply()).status == 200
+    for path in ("/api/data", "/livez"):
+        assert (await wire.reply()).status == 200
+        wire.again()
+        await wire.send(request("GET", path))
 
 
 class TestSlowSenders:
@@ -223,7 +224,7 @@ class TestManyBodies:
 async def test_bounds_large_answers() -> None:
     """Large answers that clients are slow to take are bounded together; past that it is `overloaded`."""
     sender = Sender(100_000)
-    scope = {"raw_path": b"/"}
+    scope = {"raw_path": b"/", REQUEST_ID: "1"}
     taken = asyncio.Event()
     statuses: list[int] = []
 
@@ -280,7 +281,11 @@ class TestManyRequests:
         """Requests at once are bounded; past that it is `overloaded`."""
         monkeypatch.setattr("transports.rest.intake._REQUESTS", 0)
         few = msgspec.structs.replace(settings, max_streams=1)
-        async with RestDoor(service, health, few, "1") as door, connected(door) as one, connected(door) as two:
+        async with (
+            RestDoor(OpenGate(service, settings), health, few, "1") as door,
+            connected(door) as one,
+            connected(door) as two,
+        ):
             await one.send(request("GET", f"{MESSAGES}?wait=60"))
             await until(lambda: service.streams == 1)
             await two.send(request("GET", "/livez"))

@@ -35,7 +35,7 @@ def _request(headers: Mapping[bytes, bytes], body: bytes = b"", query: bytes = b
     async def receive() -> Any:
         raise AssertionError
 
-    return Request(scope, receive, body)
+    return Request(scope, receive, body, None, None)
 
 
 def _encoded(text: str) -> bytes:

@@ -8,12 +8,13 @@ import httpx2
 import msgspec
 import pytest
 
+from core.gate import OpenGate
 from core.health import Health
 from core.messages import StoredMessage, new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import connected, request, until
-from transports.rest import answers
+from transports.rest import connections
 from transports.rest.door import RestDoor
 from transports.rest.streams import Frames
 
@@ -153,7 +154,10 @@ async def test_notices_who_left(door: RestDoor, service: LocalService) -> None:
 async def test_refuses_more_followers_than_it_may_have(log: Any, health: Health, settings: Settings) -> None:
     """Past the bound the answer is a problem with `Retry-After`, before any stream starts."""
     service = LocalService.of(log, msgspec.structs.replace(settings, max_streams=1))
-    async with RestDoor(service, health, settings, "1") as door, httpx2.AsyncClient(base_url=door.address) as http:
+    async with (
+        RestDoor(OpenGate(service, settings), health, settings, "1") as door,
+        httpx2.AsyncClient(base_url=door.address) as http,
+    ):
         async with http.stream("GET", STREAM) as first:
             assert first.status_code == 200
             refused = await http.get(STREAM)
@@ -181,7 +185,7 @@ async def test_cuts_a_follower_that_does_not_read(
     door: RestDoor, service: LocalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes nothing for a while loses the connection and the place; others are not held up."""
-    monkeypatch.setattr(answers, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.2)
     async with connected(door) as wire:
         await wire.send(request("GET", f"{STREAM}?after=0"))
         await wire.reader.readuntil(b"id: 0\n\n")
@@ -202,7 +206,7 @@ class TestLargeFrames:
         self, door: RestDoor, service: LocalService, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Who does not read holds others up until it is cut; they miss nothing."""
-        monkeypatch.setattr(answers, "SEND_SECONDS", 0.2)
+        monkeypatch.setattr(connections, "SEND_SECONDS", 0.2)
         async with connected(door) as wire:
             await wire.send(request("GET", f"{STREAM}?after=0"))
             await wire.reader.readuntil(b"id: 0\n\n")

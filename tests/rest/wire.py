@@ -1,6 +1,8 @@
 """HTTP/1.1 by hand, for what a well-behaved client does not do."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -73,9 +75,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def connected(door: RestDoor) -> AsyncIterator[Wire]:
+async def connected(door: RestDoor, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
     address = urlsplit(door.address)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
     try:
         yield Wire(reader, writer)
     finally:
@@ -95,3 +97,21 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0)
+
+
+async def exchanged(host: str, port: int, data: bytes, crumb: int = 0) -> bytes:
+    """Everything that is answered to a client that sends `data`, in pieces of `crumb` bytes, and closes its half."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(data), crumb or len(data)):
+            writer.write(data[at : at + (crumb or len(data))])
+            await asyncio.sleep(0)
+        if not writer.is_closing():
+            writer.write_eof()
+        async with asyncio.timeout(20):
+            return await reader.read(-1)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()

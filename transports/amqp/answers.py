@@ -1,11 +1,13 @@
 """Answers to RPCs, to queues that their callers name."""
 
 import asyncio
+from collections.abc import Iterator
 
 import structlog
 from msgspec import Struct
 
 from core.ports import Undeliverable
+from core.telemetry.figures import Figure
 from transports.amqp import properties
 from transports.amqp.connection import Broker
 from transports.amqp.outlet import Outlet
@@ -32,11 +34,14 @@ class Answers:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self._outlet = Outlet(broker, broker.answers, "answers", lambda _routing_key, _properties: None)
+        self._outlet = Outlet(broker, broker.answers, "answers", "", lambda _routing_key, _properties: None)
         self._alone = asyncio.Lock()
         self._together = 0
         self._settled = asyncio.Event()  # nothing is in flight that does not hold the lock
         self._settled.set()
+
+    def figures(self) -> Iterator[Figure]:
+        return self._outlet.figures()
 
     async def send(self, answer: Answer, reply_to: bytes, correlation_id: bytes | None) -> None:
         """Return once RabbitMQ has it, or it is given up. A queue that is gone is not missed, nor is its caller."""
@@ -66,7 +71,7 @@ class Answers:
     async def _try(self, reply_to: bytes, encoded: Encoded, body: bytes) -> bool:
         await self._outlet.ready()
         try:
-            await self._outlet.publish("", reply_to, encoded, body)
+            await self._outlet.publish(reply_to, encoded, body)
         except Undeliverable:
             return False
         return True

@@ -9,7 +9,8 @@ from msgspec import Struct
 from pika.exceptions import AMQPError
 from pika.exceptions import ChannelClosed as PikaChannelClosed
 
-from transports.amqp.wire import Connection, explain
+from transports.amqp.reasons import explain
+from transports.amqp.wire import Connection
 
 #: RabbitMQ answers a declaration within milliseconds; a node under load or a cluster takes seconds.
 _ANSWER_SECONDS = 20.0

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Self
 
 from pika import BasicProperties
@@ -11,11 +11,27 @@ from pika.exceptions import AMQPError
 from pika.spec import Basic
 
 from core.ports import Undeliverable, Unroutable
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure, Histogram
 from transports.amqp.channel import Channel, ChannelLost
 from transports.amqp.wire import BrokerSilent
 
 #: The clock looks at what is due this many times within the deadline.
 _TICKS = 8
+
+
+class Settled:
+    """How many messages were settled how, over all channels that one part published on."""
+
+    def __init__(self, destination: str) -> None:
+        self.counts = dict.fromkeys(("", "nack", "return", "timeout", "lost", "refused"), 0)
+        self.seconds = Histogram(vocabulary.SECONDS)
+        self._labels = "rabbitmq", "publish", destination
+
+    def figures(self) -> Iterator[Figure]:
+        for error_type, count in self.counts.items():
+            yield vocabulary.SENT.of(count, *self._labels, error_type)
+        yield vocabulary.SEND_SECONDS.of(self.seconds, *self._labels)
 
 
 class Confirms:
@@ -25,8 +41,13 @@ class Confirms:
     tag, so messages that shall be returned carry a `key`, which `key_of` finds again in the Return.
     """
 
-    def __init__(self, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable]) -> None:
+    def __init__(
+        self, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable], settled: Settled
+    ) -> None:
         self.channel = channel
+        self._settled = settled
+        self._timed = 0  # the tag whose confirm is timed: one at a time
+        self._timed_at = 0.0
         self._seconds = seconds
         self._key_of = key_of
         self._loop = asyncio.get_running_loop()
@@ -39,9 +60,11 @@ class Confirms:
         channel.lost.add_done_callback(lambda lost: self._end(lost.result()))
 
     @classmethod
-    async def on(cls, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable]) -> Self:
+    async def on(
+        cls, channel: Channel, seconds: float, key_of: Callable[[str, bytes], Hashable], settled: Settled
+    ) -> Self:
         """Switch confirms on. A confirm that takes longer than `seconds` fails its message."""
-        confirms = cls(channel, seconds, key_of)
+        confirms = cls(channel, seconds, key_of, settled)
         channel.raw.add_on_return_callback(confirms._on_return)
         await channel.call("confirm_delivery", ack_nack_callback=confirms._on_confirm)
         return confirms
@@ -54,10 +77,13 @@ class Confirms:
         try:
             self.channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
         except (AMQPError, AssertionError) as error:
+            self._settled.counts["refused"] += 1
             future.set_exception(Undeliverable(f"could not be sent: {error!r}"))
             return future
         self._tag += 1
         self._open[self._tag] = (future, key)
+        if not self._timed:
+            self._timed, self._timed_at = self._tag, self._loop.time()
         if key is not None:
             self._tags.setdefault(key, deque()).append(self._tag)
         return future
@@ -66,22 +92,28 @@ class Confirms:
         method = frame.method
         tag: int = method.delivery_tag
         refused = Undeliverable("the broker refused it") if isinstance(method, Basic.Nack) else None
+        how = "" if refused is None else "nack"
         if not method.multiple:
-            self._settle(tag, refused)
+            self._settle(tag, refused, how)
             return
         for each in range(self._first, (tag or self._tag) + 1):
-            self._settle(each, refused)
+            self._settle(each, refused, how)
         self._first = max(self._first, (tag or self._tag) + 1)
 
     def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
         tags = self._tags.get(self._key_of(method.routing_key, properties))
         if tags:
-            self._settle(tags[0], Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"))
+            self._settle(tags[0], Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
 
-    def _settle(self, tag: int, failure: Undeliverable | None) -> None:
+    def _settle(self, tag: int, failure: Undeliverable | None, how: str) -> None:
         found = self._open.pop(tag, None)
         if found is None:
             return
+        self._settled.counts[how] += 1
+        if tag == self._timed:
+            self._timed = 0
+            if failure is None:
+                self._settled.seconds.observe(self._loop.time() - self._timed_at)
         future, key = found
         if key is not None:
             tags = self._tags[key]
@@ -112,10 +144,10 @@ class Confirms:
                 connection.cut(BrokerSilent(f"the broker was silent for {self._seconds:g} s"))
                 return
             for tag in overdue:
-                self._settle(tag, Undeliverable(f"no confirm within {self._seconds:g} s"))
+                self._settle(tag, Undeliverable(f"no confirm within {self._seconds:g} s"), "timeout")
         self._marks.append((now, self._tag, connection.heard))
 
     def _end(self, reason: ChannelLost) -> None:
         self._timer.cancel()
         for tag in list(self._open):
-            self._settle(tag, Undeliverable(f"the channel was lost: {reason}"))
+            self._settle(tag, Undeliverable(f"the channel was lost: {reason}"), "lost")

@@ -2,19 +2,25 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import pika
 import structlog
+from pika.credentials import ExternalCredentials
 
 from core.health import Health, State
 from core.settings import InvalidSettings, Settings
+from core.telemetry.figures import Figure
 from transports.amqp import topology
 from transports.amqp.link import Link, Session
 from transports.amqp.topology import Topology
 from transports.amqp.wire import Connection
+
+if TYPE_CHECKING:
+    from transports.amqp.tls import BrokerTls
 
 log = structlog.get_logger("trivium.amqp")
 
@@ -43,7 +49,8 @@ class Broker:
     name = "amqp"
 
     def __init__(self, settings: Settings, health: Health) -> None:
-        parameters = _parameters(settings.amqp_url)
+        self._parameters = _parameters(settings)
+        self._tls = _tls(settings)
         self.topology = Topology(settings.amqp_prefix)
         self.confirm_seconds = settings.amqp_confirm_seconds
         self._address = _without_password(settings.amqp_url)
@@ -54,7 +61,7 @@ class Broker:
         self._problems: dict[str, str | None] = {}
         self._told: set[str] = set()
         self.intake, self.output, self.answers = self._links = [
-            Link(name, parameters, settings.amqp_retry_seconds, self._prepare, self._report)
+            Link(name, self._current, settings.amqp_retry_seconds, self._prepare, self._report)
             for name in ("intake", "output", "answers")
         ]
         self._pending = {link.name for link in self._links}  # neither up nor down so far
@@ -64,6 +71,10 @@ class Broker:
     @property
     def address(self) -> str:
         return self._address
+
+    def figures(self) -> Iterator[Figure]:
+        for link in self._links:
+            yield from link.figures()
 
     def attach(self, link: Link, part: str, session: Session) -> None:
         """Serve `session` on one of the connections, from entering until leaving."""
@@ -98,6 +109,12 @@ class Broker:
             for link, part, session in self._parts:
                 group.create_task(link.serve(part, session), name=f"amqp {part}")
 
+    async def _current(self) -> pika.URLParameters:
+        if self._tls is not None:
+            context = await asyncio.to_thread(self._tls.context)
+            self._parameters.ssl_options = pika.SSLOptions(context, self._parameters.host)
+        return self._parameters
+
     async def _prepare(self, connection: Connection) -> None:
         async with self._declaring:
             await (topology.declare if self._declare else topology.check)(connection, self.topology)
@@ -125,13 +142,26 @@ class Broker:
         self._health.report("broker", State.DEGRADED, f"{self._address}: {'; '.join(reasons)}")
 
 
-def _parameters(url: str) -> pika.URLParameters:
+def _tls(settings: Settings) -> "BrokerTls | None":
+    """None where none of it is used. Raises `InvalidSettings`."""
+    if not any((settings.amqp_url.startswith("amqps:"), settings.amqp_ca, settings.amqp_cert, settings.amqp_key)):
+        return None
+    from transports.amqp.tls import BrokerTls  # what it takes is installed only where TLS is used
+
+    return BrokerTls(settings)
+
+
+def _parameters(settings: Settings) -> pika.URLParameters:
     """Raises `InvalidSettings`, without the password."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(settings.amqp_url)
         if parts.scheme not in ("amqp", "amqps") or "@" in parts.path:
             raise ValueError
-        parameters = pika.URLParameters(url)
+        if settings.amqp_cert and parts.password is None:  # the certificate tells the user
+            parameters = pika.URLParameters(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+            parameters.credentials = ExternalCredentials()
+        else:
+            parameters = pika.URLParameters(settings.amqp_url)
         if parameters.heartbeat is None:
             parameters.heartbeat = _HEARTBEAT_SECONDS
         if parameters.blocked_connection_timeout is None:

@@ -1,13 +1,16 @@
 """What the AMQP door gives up goes to `<prefix>.dead`."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 
 import structlog
 
 from core.errors import TriviumError
 from core.ports import Unroutable
 from core.settings import Settings
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
 from transports.amqp import properties
 from transports.amqp.channel import Delivery
 from transports.amqp.connection import Broker
@@ -28,13 +31,15 @@ class DeadLetters:
     """Publishes messages with the reason, body and properties as they came."""
 
     def __init__(self, broker: Broker, settings: Settings, part: str) -> None:
-        self._exchange = broker.topology.dead
+        self._part = part
+        self._buried: Counter[str] = Counter()
         self._retry_seconds = settings.amqp_retry_seconds
-        self._outlet = Outlet(broker, broker.output, f"dead letters of the {part}", self._key_of)
+        self._outlet = Outlet(broker, broker.output, f"dead letters of the {part}", broker.topology.dead, self._key_of)
 
     async def bury(self, dead: Sequence[tuple[Delivery, TriviumError]]) -> None:
         """Return once RabbitMQ holds all of them in a queue, however long that takes; in their order at first."""
         backoff = Backoff(self._retry_seconds)
+        codes = [error.code for _, error in dead]
         while dead:
             await self._outlet.ready()
             confirms = [self._publish(delivery, error) for delivery, error in dead]
@@ -46,6 +51,12 @@ class DeadLetters:
                 if any(isinstance(failure, Unroutable) for failure in failed):
                     self._outlet.renew()
                 await asyncio.sleep(backoff.seconds())
+        self._buried.update(codes)
+
+    def figures(self) -> Iterator[Figure]:
+        yield from self._outlet.figures()
+        for code, count in self._buried.items():
+            yield vocabulary.DEAD_LETTERS.of(count, self._part, code)
 
     def _publish(self, delivery: Delivery, error: TriviumError) -> asyncio.Future[None]:
         headers = {
@@ -55,7 +66,7 @@ class DeadLetters:
             ROUTING_KEY: _text(delivery.routing_key),
         }
         raw = properties.republished(delivery.properties, headers, self._outlet.properties_bytes)
-        return self._outlet.publish(self._exchange, delivery.routing_key, Encoded(raw), delivery.body, 0)
+        return self._outlet.publish(delivery.routing_key, Encoded(raw), delivery.body, 0)
 
     @staticmethod
     def _key_of(_routing_key: str, _raw: bytes) -> Hashable:

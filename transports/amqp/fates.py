@@ -11,8 +11,10 @@ from core.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    PermissionDenied,
     TooLarge,
     TriviumError,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -28,6 +30,8 @@ class Fate(Enum):
 
 FATES: Mapping[type[TriviumError], Fate] = {
     InvalidArgument: Fate.DEAD_LETTER,
+    Unauthenticated: Fate.DEAD_LETTER,
+    PermissionDenied: Fate.DEAD_LETTER,
     NotFound: Fate.DEAD_LETTER,
     MethodNotAllowed: Fate.DEAD_LETTER,
     Conflict: Fate.DEAD_LETTER,

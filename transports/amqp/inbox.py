@@ -2,24 +2,31 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import structlog
 
 from core.errors import Internal, TriviumError
+from core.gate import Gate
 from core.health import Health, State
 from core.messages import Message
-from core.ports import MessageService
 from core.settings import Settings
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
+from core.telemetry.meter import OK, Meter
+from core.telemetry.metrics import bound
+from transports.amqp import properties
 from transports.amqp.channel import Channel, Delivery
 from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
 from transports.amqp.fates import FATES, Fate
 from transports.amqp.link import Backoff
 from transports.amqp.mapping import message_of
-from transports.amqp.window import Window
+from transports.amqp.window import MOST_BYTES, Window
 
 log = structlog.get_logger("trivium.amqp")
 
@@ -37,14 +44,17 @@ Outcome: TypeAlias = TriviumError | None
 class _Item:
     """A delivery on its way. It is decoded once, so that another attempt has the same identity."""
 
-    __slots__ = ("attempts", "delivery", "message")
+    __slots__ = ("attempts", "delivery", "message", "user")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.attempts = 0
+        self.user: str | None = None
         self.message: Message | TriviumError
         try:
-            self.message = message_of(delivery.properties, delivery.body)
+            found = properties.decode(delivery.properties)
+            self.user = found.user_id
+            self.message = message_of(found, delivery.body)
         except TriviumError as error:
             self.message = error
 
@@ -56,9 +66,13 @@ class Inbox:
     stored now, none is, and the order holds when they are tried again.
     """
 
-    def __init__(self, broker: Broker, service: MessageService, settings: Settings, health: Health) -> None:
+    def __init__(self, broker: Broker, gate: Gate, settings: Settings, health: Health) -> None:
         self._broker = broker
-        self._service = service
+        self._gate = gate
+        self._meter = Meter.of(broker.name, settings)
+        self._counted = self._meter.operation("Inbox")
+        self._taken = 0
+        self._window = Window()
         self._prefetch = settings.amqp_prefetch
         self._health = health
         self._dead_letters = DeadLetters(broker, settings, "inbox")
@@ -83,6 +97,14 @@ class Inbox:
         self._task.cancel()
         await asyncio.wait({self._task})
 
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self._dead_letters.figures()
+        labels = "rabbitmq", "process", self._broker.topology.inbox
+        yield vocabulary.CONSUMED.of(self._taken, *labels)
+        yield vocabulary.PROCESS_SECONDS.of(self._counted.seconds, *labels)
+        yield from bound("inbox_bytes", self._window.bytes, MOST_BYTES)
+
     async def wait(self) -> None:
         """Never returns while it is open; raises what ended the inbox, which is a defect."""
         await asyncio.shield(self._task)
@@ -93,10 +115,11 @@ class Inbox:
 
     async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
         """Returns when a fresh channel is due, everything that it took being acknowledged."""
-        window = Window()
+        window = self._window = Window()
 
         def receive(delivery: Delivery) -> None:
             window.receive(delivery)
+            self._taken += 1
             self._wake.set()
 
         await channel.consume(self._broker.topology.inbox, self._prefetch, receive)
@@ -118,7 +141,10 @@ class Inbox:
         """Get every item stored or buried, in order. After a defect of ours, one by one."""
         alone = False
         while items:
+            begun = perf_counter()
             outcomes = await self._attempt(items[:1] if alone else items)
+            for code, times in Counter(OK if one is None else one.code for one in outcomes).items():
+                self._counted.ended(code, begun, times=times)
             settled = next((at for at, outcome in enumerate(outcomes) if not _is_final(outcome)), len(outcomes))
             await self._settle(channel, items[:settled], outcomes)
             items = items[settled:]
@@ -157,7 +183,10 @@ class Inbox:
             return item.message
         topic = item.delivery.routing_key
         try:
-            return self._service.publish(topic if isinstance(topic, str) else repr(topic), (item.message,))
+            service = self._gate.vouched(item.user).service
+            begun = service.publish(topic if isinstance(topic, str) else repr(topic), (item.message,))
+            self._meter.traffic.came((item.message,))
+            return begun
         except TriviumError as error:
             return error
         except Exception:  # the boundary of one message

@@ -2,16 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.connection import Parameters
 from pika.exceptions import AMQPError
 
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
 from transports.amqp.channel import Channel, ChannelLost
+from transports.amqp.reasons import explain
 from transports.amqp.topology import TopologyError
-from transports.amqp.wire import Connection, explain
+from transports.amqp.wire import Connection
 
 _FIRST_PAUSE_SECONDS = 0.1
 #: A connection that held this long was a good one: the next attempt comes at once.
@@ -43,12 +46,14 @@ class Link:
     def __init__(
         self,
         name: str,
-        parameters: Parameters,
+        parameters: Callable[[], Awaitable[Parameters]],
         retry_seconds: float,
         prepare: Callable[[Connection], Awaitable[None]],
         report: Callable[[str, str | None], None],
     ) -> None:
-        """`prepare` makes a fresh connection usable; `report` takes what is wrong with a part, None if nothing is."""
+        """`parameters` is asked before each attempt to connect, `prepare` makes a fresh connection usable, and
+        `report` takes what is wrong with a part, None if nothing is.
+        """
         self.flowing = asyncio.Event()  # connected, and not blocked by an alarm
         self.name = name
         self._parameters = parameters
@@ -57,6 +62,13 @@ class Link:
         self._report = report
         self._connection: Connection | None = None
         self._connected = asyncio.Event()
+        self._connections = 0
+
+    def figures(self) -> Iterator[Figure]:
+        yield vocabulary.BROKER_CONNECTED.of(int(self._connected.is_set()), self.name)
+        blocked = self._connection is not None and self._connection.blocked is not None
+        yield vocabulary.BROKER_BLOCKED.of(int(blocked), self.name)
+        yield vocabulary.BROKER_CONNECTIONS.of(self._connections, self.name)
 
     async def run(self) -> None:
         """Connect, again and again, until cancelled."""
@@ -100,10 +112,11 @@ class Link:
             await asyncio.sleep(backoff.seconds())
 
     async def _connect(self) -> str:
-        connection = await Connection.open(self._parameters, self._flow)
+        connection = await Connection.open(await self._parameters(), self._flow)
         try:
             await self._prepare(connection)
             self._connection = connection
+            self._connections += 1
             self._connected.set()
             self._flow()
             return f"connection lost: {explain(await asyncio.shield(connection.lost))}"

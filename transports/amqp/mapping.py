@@ -37,13 +37,12 @@ def properties_of(stored: StoredMessage) -> bytes:
     return properties.encode(fields, headers)
 
 
-def message_of(raw: bytes, body: bytes) -> Message:
-    """The message that a producer meant, from properties as on the wire, and the body.
+def message_of(found: Properties, body: bytes) -> Message:
+    """The message that a producer meant.
 
     `ce-*` headers win over properties, these over what is filled in. Raises `InvalidArgument` or
     `UnsupportedMediaType` and nothing else; limits are judged when it is published.
     """
-    found = properties.decode(raw)
     attributes = _attributes(found)
     content_type = attributes.pop(_CONTENT_TYPE, found.content_type)
     if found.content_encoding is not None and found.content_encoding.lower() not in _PLAIN_ENCODINGS:

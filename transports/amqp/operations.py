@@ -1,15 +1,17 @@
 """The operations as RPC names them, with the documents of REST for answers."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from core.errors import InvalidArgument, NotFound, TooLarge
-from core.limits import check_json
+from core.limits import Limits, check_json
 from core.ports import MessageService
+from core.telemetry.meter import Instrument, Meter
+from core.telemetry.propagation import propagate
 from transports import cloudevents, documents
 from transports.amqp.answers import Answer
 
@@ -38,17 +40,27 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 class Operations:
     """Decodes a request, calls the service, encodes what it answers."""
 
-    def __init__(self, service: MessageService) -> None:
-        self._service = service
-        self._named: dict[str, Callable[[Request], Awaitable[bytes]]] = {
+    def __init__(self, meter: Meter, limits: Limits) -> None:
+        self._limits = limits
+        self._named: dict[str, Callable[[MessageService, Request], Awaitable[bytes]]] = {
             "GetData": self._get_data,
             "Publish": self._publish,
             "GetMessage": self._get_message,
             "ReadMessages": self._read_messages,
             "ListTopics": self._list_topics,
         }
+        self._counted = {name: meter.operation(name) for name in self._named}
+        self._unknown = meter.operation("Unknown")
 
-    async def call(self, name: str | None, body: bytes) -> Answer:
+    def instrument(self, name: str | None) -> Instrument:
+        """What counts calls of that name."""
+        return self._unknown if name is None else self._counted.get(name, self._unknown)
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._named.keys()
+
+    async def call(self, name: str | None, service: MessageService, body: bytes) -> Answer:
         """Raises `TriviumError`. A publish has begun when this suspends for the first time."""
         if name is None:
             raise InvalidArgument("must name the operation", field="type")
@@ -56,33 +68,33 @@ class Operations:
         if operation is None:
             raise NotFound(f"no operation is named {name[:40]!r}; there are {', '.join(self._named)}", field="type")
         content_type = cloudevents.STRUCTURED if name == "GetMessage" else cloudevents.JSON
-        return Answer(name, content_type, await operation(_request(body)))
+        return Answer(name, content_type, await operation(service, _request(body)))
 
-    async def _get_data(self, request: Request) -> bytes:
-        return documents.data_document(await self._service.get_data(request.topic))
+    async def _get_data(self, service: MessageService, request: Request) -> bytes:
+        return documents.data_document(await service.get_data(request.topic))
 
-    async def _publish(self, request: Request) -> bytes:
+    async def _publish(self, service: MessageService, request: Request) -> bytes:
         elements = _required(request.messages, "messages")
-        messages = cloudevents.decode_elements(elements, required=())
-        return documents.batch_document(await self._service.publish(_required(request.topic, "topic"), messages))
+        messages = propagate(cloudevents.decode_elements(elements, required=()), self._limits)
+        return documents.batch_document(await service.publish(_required(request.topic, "topic"), messages))
 
-    async def _get_message(self, request: Request) -> bytes:
+    async def _get_message(self, service: MessageService, request: Request) -> bytes:
         offset = _required(request.offset, "offset")
-        return cloudevents.encode_event(await self._service.get_message(_required(request.topic, "topic"), offset))
+        return cloudevents.encode_event(await service.get_message(_required(request.topic, "topic"), offset))
 
-    async def _read_messages(self, request: Request) -> bytes:
+    async def _read_messages(self, service: MessageService, request: Request) -> bytes:
         after = 0 if request.after is None else request.after
         if isinstance(after, str):
             raise InvalidArgument("must be an integer", field="after")
         topic = _required(request.topic, "topic")
-        page = await self._service.read_messages(topic, after=after, limit=request.limit, wait=request.wait)
+        page = await service.read_messages(topic, after=after, limit=request.limit, wait=request.wait)
         return documents.page_document(page)
 
-    async def _list_topics(self, request: Request) -> bytes:
+    async def _list_topics(self, service: MessageService, request: Request) -> bytes:
         after = "" if request.after is None else request.after
         if isinstance(after, int):
             raise InvalidArgument("must be a topic's name", field="after")
-        return documents.topics_document(await self._service.list_topics(after=after, limit=request.limit))
+        return documents.topics_document(await service.list_topics(after=after, limit=request.limit))
 
 
 _decoder = msgspec.json.Decoder(Request)

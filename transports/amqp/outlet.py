@@ -2,13 +2,14 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 from pika import BasicProperties
 
 from core.ports import Undeliverable
+from core.telemetry.figures import Figure
 from transports.amqp.channel import Channel, ChannelLost
-from transports.amqp.confirms import Confirms
+from transports.amqp.confirms import Confirms, Settled
 from transports.amqp.connection import Broker
 from transports.amqp.link import Link
 
@@ -16,9 +17,13 @@ from transports.amqp.link import Link
 class Outlet:
     """A channel with confirms, renewed whenever it is lost."""
 
-    def __init__(self, broker: Broker, link: Link, part: str, key_of: Callable[[str, bytes], Hashable]) -> None:
+    def __init__(
+        self, broker: Broker, link: Link, part: str, exchange: str, key_of: Callable[[str, bytes], Hashable]
+    ) -> None:
         """`key_of` a returned message's routing key and properties is the key that it was published with."""
         self._link = link
+        self._exchange = exchange
+        self._settled = Settled(exchange)
         self._seconds = broker.confirm_seconds
         self._key_of = key_of
         self._confirms: Confirms | None = None
@@ -33,19 +38,23 @@ class Outlet:
             await self._link.flowing.wait()
 
     def publish(
-        self, exchange: str, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
+        self, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
     ) -> Future[None]:
-        """As `Confirms.publish`; fails with `Undeliverable` while there is no connection."""
+        """As `Confirms.publish`, to the outlet's exchange; fails with `Undeliverable` while there is no connection."""
         if self._confirms is None:
             future: Future[None] = asyncio.get_running_loop().create_future()
+            self._settled.counts["refused"] += 1
             future.set_exception(Undeliverable("there is no connection to the broker"))
             return future
-        return self._confirms.publish(exchange, routing_key, properties, body, key)
+        return self._confirms.publish(self._exchange, routing_key, properties, body, key)
 
     @property
     def properties_bytes(self) -> int:
         """What the properties of a message may take."""
         return 0 if self._confirms is None else self._confirms.channel.connection.properties_bytes
+
+    def figures(self) -> Iterator[Figure]:
+        return self._settled.figures()
 
     def renew(self) -> None:
         """Have the topology declared again: a queue that ought to be there is not."""
@@ -54,7 +63,7 @@ class Outlet:
     async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
         # before Confirms fails what is in flight: who hears of that must not be told that it is ready
         channel.lost.add_done_callback(lambda _: self._close())
-        self._confirms = await Confirms.on(channel, self._seconds, self._key_of)
+        self._confirms = await Confirms.on(channel, self._seconds, self._key_of, self._settled)
         self._open.set()
         began()
         self._renewal.clear()

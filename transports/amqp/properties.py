@@ -41,6 +41,7 @@ class Properties(Struct, frozen=True, kw_only=True, gc=False):
     message_id: str | None
     timestamp: int | None  # seconds, if the producer keeps to the specification
     type: str | None
+    user_id: str | None = None  # RabbitMQ lets nobody claim another name than the one they logged in with
 
 
 class Encoded(BasicProperties):
@@ -105,6 +106,7 @@ def decode(raw: bytes) -> Properties:
         message_id=_text(fields, "message_id"),
         timestamp=None if timestamp is None else int.from_bytes(timestamp),
         type=_text(fields, "type"),
+        user_id=_text(fields, "user_id"),
     )
 
 

@@ -1,15 +1,21 @@
 """Calls over RabbitMQ: requests from the queue `<prefix>.rpc`, answers to where they ask for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 import structlog
 
 from core.errors import Internal, InvalidArgument, TriviumError
-from core.ports import MessageService
+from core.gate import Gate
 from core.settings import Settings
+from core.telemetry import vocabulary
+from core.telemetry.figures import Figure
+from core.telemetry.meter import CANCELLED, OK, Meter
+from core.telemetry.metrics import bound
+from core.telemetry.requests import HEADER, current
 from transports import documents
 from transports.amqp import properties
 from transports.amqp.answers import Answer, Answers
@@ -31,9 +37,12 @@ class Rpc:
     So a call whose answer was lost comes again: a `Publish` whose messages have ids then answers as it did before.
     """
 
-    def __init__(self, broker: Broker, service: MessageService, settings: Settings) -> None:
+    def __init__(self, broker: Broker, gate: Gate, settings: Settings) -> None:
         self._broker = broker
-        self._operations = Operations(service)
+        self._gate = gate
+        self._meter = Meter.of(broker.name, settings)
+        self._operations = Operations(self._meter, settings.limits)
+        self._taken = 0
         self._prefetch = settings.amqp_rpc_prefetch
         self._answers = Answers(broker)
         self._dead_letters = DeadLetters(broker, settings, "RPC")
@@ -55,6 +64,13 @@ class Rpc:
         self._task.cancel()
         await asyncio.wait({self._task})
 
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self._answers.figures()
+        yield from self._dead_letters.figures()
+        yield vocabulary.CONSUMED.of(self._taken, "rabbitmq", "process", self._broker.topology.rpc)
+        yield from bound("amqp_calls", len(self._calls), self._prefetch)
+
     async def wait(self) -> None:
         """Never returns while it is open; raises what ended it, which is a defect."""
         await asyncio.shield(self._task)
@@ -65,6 +81,7 @@ class Rpc:
             def receive(delivery: Delivery) -> None:
                 if self._stopping:
                     return
+                self._taken += 1
                 call = group.create_task(self._serve(channel, delivery), name="amqp call")
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
@@ -74,21 +91,33 @@ class Rpc:
             await asyncio.get_running_loop().create_future()  # until cancelled
 
     async def _serve(self, channel: Channel, delivery: Delivery) -> None:
+        begun = perf_counter()
+        code = CANCELLED
+        instrument = self._operations.instrument(None)
         try:
             request = properties.decode(delivery.properties)
+            instrument = self._operations.instrument(request.type)
             if request.reply_to is None:
                 raise InvalidArgument("must name a queue for the answer", field="reply_to")
         except InvalidArgument as error:
-            log.warning("an RPC goes to the dead letters", code=error.code, reason=str(error))
+            code = error.code
+            log.warning("an RPC goes to the dead letters", code=code, reason=str(error))
             await self._dead_letters.bury([(delivery, error)])
         else:
-            answer = await self._call(request, delivery.body)
+            headers = request.headers
+            self._meter.requests.begin(headers.get(HEADER), headers.items())
+            answer, code = await self._call(request, delivery.body)
             await self._answers.send(answer, request.reply_to, request.correlation_id)
+        finally:
+            instrument.ended(code, begun)
         channel.ack(delivery.tag)
 
-    async def _call(self, request: Properties, body: bytes) -> Answer:
+    async def _call(self, request: Properties, body: bytes) -> tuple[Answer, str]:
+        """The answer, and the code that it stands for."""
         try:
-            return await self._operations.call(request.type, body)
+            session = self._gate.vouched(request.user_id)
+            service = self._meter.counting(session.service)
+            return await self._operations.call(request.type, service, body), OK
         except TriviumError as error:
             return _problem(error)
         except Exception:  # the boundary of one call
@@ -96,6 +125,8 @@ class Rpc:
             return _problem(Internal("the call failed, the outcome is unknown"))
 
 
-def _problem(error: TriviumError) -> Answer:
-    body = documents.problem_document(error, status=documents.STATUS[type(error)])
-    return Answer("error", documents.PROBLEM, body)
+def _problem(error: TriviumError) -> tuple[Answer, str]:
+    request = current.get()
+    members = {} if request is None else {"request_id": request.id}
+    body = documents.problem_document(error, status=documents.STATUS[type(error)], members=members)
+    return Answer("error", documents.PROBLEM, body), error.code

@@ -22,16 +22,16 @@ class Window:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._waiting: deque[Delivery] = deque()
-        self._bytes = 0
+        self.bytes = 0
         self._overflowed = False
 
     def receive(self, delivery: Delivery) -> None:
         """A first delivery is kept, whatever its size."""
         size = len(delivery.body)
-        if self._overflowed or (self._bytes and self._bytes + size > self._most_bytes):
+        if self._overflowed or (self.bytes and self.bytes + size > self._most_bytes):
             self._overflowed = True
             return
-        self._bytes += size
+        self.bytes += size
         self._waiting.append(delivery)
 
     def take(self) -> list[Delivery]:
@@ -44,7 +44,7 @@ class Window:
         return batch
 
     def release(self, batch: list[Delivery]) -> None:
-        self._bytes -= sum(len(delivery.body) for delivery in batch)
+        self.bytes -= sum(len(delivery.body) for delivery in batch)
 
     @property
     def spent(self) -> bool:

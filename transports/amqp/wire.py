@@ -7,9 +7,8 @@ from typing import Any, cast
 
 from pika import BasicProperties
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorPhaseErrorBase
 from pika.connection import Parameters
-from pika.exceptions import AMQPConnectionError, ChannelClosed, ConnectionClosed, InvalidFrameError
+from pika.exceptions import InvalidFrameError
 from pika.frame import Header
 from pika.spec import FRAME_END, FRAME_HEADER
 
@@ -51,6 +50,10 @@ class _Connection(AsyncioConnection):
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         super()._output_marshaled_frames([b"".join(marshaled_frames)])
+
+    def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
+        # pika 1.4.4 fails on an attempt that ends while it is given up: it then gets a class in place of its instance
+        super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
 
     def cut(self, reason: Exception) -> None:
         """End it without a word to the broker."""
@@ -134,19 +137,3 @@ class Connection:
     def _on_unblocked(self, _raw: Any, _frame: Any) -> None:
         self.blocked = None
         self._flow()
-
-
-def explain(error: BaseException) -> str:
-    """What went wrong, in a line for people. pika wraps causes several layers deep."""
-    if isinstance(error, AMQPConnectionWorkflowFailed):
-        return explain(error.exceptions[-1])
-    if isinstance(error, AMQPConnectorPhaseErrorBase):
-        return explain(error.exception)
-    if isinstance(error, ConnectionClosed | ChannelClosed):
-        return f"{error.reply_code} {error.reply_text}"
-    if isinstance(error, AMQPConnectionError) and error.args:
-        cause = error.args[0]
-        return explain(cause) if isinstance(cause, BaseException) else str(cause)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

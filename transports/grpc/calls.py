@@ -1,17 +1,37 @@
 """The boundary of every call: admission, errors, and what is still running."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import NoReturn, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
+from msgspec import Struct
 
 from core import deadlines
-from core.errors import DeadlineExceeded, Internal, InvalidArgument, Overloaded, TriviumError, Unavailable
+from core.administration import KeyService
+from core.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    Overloaded,
+    TriviumError,
+    Unauthenticated,
+    Unavailable,
+)
+from core.gate import Gate, Session
+from core.policy import OPERATIONS, Needs
+from core.ports import MessageService
+from core.telemetry.figures import Figure
+from core.telemetry.meter import CANCELLED, OK, Meter
+from core.telemetry.metrics import bound
+from core.telemetry.requests import HEADER, RequestContext
 from transports.grpc.closing import Closing
+from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
+from transports.grpc.rpcs import RpcCounts
 
 log = structlog.get_logger("trivium.grpc")
 
@@ -25,11 +45,39 @@ MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class Call:
     """One call as its handler sees it. Requests and answers are bytes: garbage is then met inside the boundary."""
 
-    __slots__ = ("_closing", "_context")
+    __slots__ = ("_closing", "_context", "_counts", "_service", "session")
 
-    def __init__(self, context: Context, closing: Closing) -> None:
+    def __init__(
+        self,
+        context: Context,
+        session: Session | None,
+        service: MessageService | None,
+        closing: Closing,
+        counts: RpcCounts,
+    ) -> None:
         self._context = context
+        self.session = session
+        self._service = service
         self._closing = closing
+        self._counts = counts
+
+    async def begin(self) -> None:
+        """Send the headers of a stream: gRPC sends those of a write that is cut off again, and never ends the call."""
+        await self._context.send_initial_metadata(())
+
+    @property
+    def service(self) -> MessageService:
+        """The service as far as whoever calls may use it. Calls of public operations have no way to it."""
+        if self._service is None:
+            raise Unauthenticated("nobody is known to call")
+        return self._service
+
+    @property
+    def keys(self) -> KeyService:
+        """The API keys as far as whoever calls may administer them."""
+        if self.session is None:
+            raise Unauthenticated("nobody is known to call")
+        return self.session.keys
 
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
@@ -52,26 +100,37 @@ class Call:
     async def read(self) -> bytes | None:
         """The next request of a stream, None after the last."""
         request = await self._context.read()
-        return None if request is grpc.aio.EOF else request  # type: ignore[attr-defined]  # the stubs lack EOF
+        if request is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack EOF
+            return None
+        self._counts.received += 1
+        return request
 
     async def write(self, answer: bytes) -> None:
         """Send an answer of a stream; returns once the peer can take more."""
         await self._context.write(answer)
+        self._counts.sent += 1
 
 
 #: Serves one call; a stream writes its answers itself and returns None.
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes | None]]
 
 
-def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> Handler:
-    """A handler of one request and one answer."""
+class Rpc(Struct, frozen=True):
+    """How an RPC is served, and its name in the policy's table, which says what the caller needs."""
+
+    operation: str
+    handler: Handler
+
+
+def unary(operation: str, answer: Callable[[Call, bytes], Awaitable[bytes]]) -> Rpc:
+    """An RPC of one request and one answer."""
 
     async def handle(call: Call) -> bytes:
         request = await call.request()
         call.begin_deadline()
-        return await answer(request)
+        return await answer(call, request)
 
-    return handle
+    return Rpc(operation, handle)
 
 
 class Calls:
@@ -81,48 +140,96 @@ class Calls:
     call was admitted, and under a deadline; gRPC itself would read it first, and wait for it forever.
     """
 
-    def __init__(self, closing: Closing, *, most: int) -> None:
+    def __init__(self, gate: Gate, closing: Closing, meter: Meter, *, most: int) -> None:
         """At most `most` calls run at once of the services that are bounded."""
+        self._gate = gate
         self._closing = closing
+        self._meter = meter
+        self._counts: list[RpcCounts] = []
         self._most = most
         self._bounded = 0
         self._running: set[asyncio.Task[object]] = set()
 
     def handlers(
-        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], *, bounded: bool = False
+        self, service: ServiceDescriptor, rpcs: Mapping[str, Rpc], *, name: str = "", bounded: bool = False
     ) -> dict[str, MethodHandler]:
-        """What gRPC calls for each method of `service`."""
+        """What gRPC calls for each method of `service`, served under another `name` if one is given."""
+        name = name or service.full_name
         return {
             method.name: self._handler(
-                f"{service.full_name}/{method.name}",
-                handlers[method.name],
-                is_stream=method.client_streaming or method.server_streaming,
-                bounded=bounded,
+                RpcCounts(name, method, self._meter.operation(method.name)), rpcs[method.name], bounded=bounded
             )
             for method in service.methods
         }
+
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("grpc_calls", self._bounded, self._most)
+        for counts in self._counts:
+            yield from counts.figures()
 
     async def ended(self) -> None:
         """Return once no handler runs."""
         while self._running:
             await asyncio.wait(self._running)
 
-    def _handler(self, rpc: str, handler: Handler, *, is_stream: bool, bounded: bool) -> MethodHandler:
+    def _handler(self, counts: RpcCounts, rpc: Rpc, *, bounded: bool) -> MethodHandler:
+        self._counts.append(counts)
+        public = OPERATIONS[rpc.operation] is Needs.NOTHING
+
         async def handle(_: object, context: Context) -> bytes | None:
+            begun = perf_counter()
+            counts.started += 1
+            code = CANCELLED
+            request = self._begin(context)
             try:
                 self._enter(bounded=bounded)
-                return await handler(Call(context, self._closing))
+                call = await self._admitted(context, request, counts, public=public)
+                if counts.is_stream:
+                    answer = await self._stream(call, rpc.handler)
+                else:
+                    answer = await rpc.handler(call)
+                code = OK
+                return answer
             except TriviumError as error:
-                return await _end(context, error)
+                code = error.code
+                return await _end(context, error, request)
             except grpc.aio.BaseError:
                 raise  # the call is over, nobody is there to answer
             except Exception:
-                log.exception("a call failed", rpc=rpc)
-                return await _end(context, Internal("the call failed, the log has the cause"))
+                log.exception("a call failed", rpc=counts.name)
+                code = Internal.code
+                return await _end(context, Internal("the call failed, the log has the cause"), request)
+            finally:
+                counts.instrument.ended(code, begun)
 
-        if is_stream:
+        if counts.is_stream:
             return grpc.stream_stream_rpc_method_handler(handle)
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _admitted(self, context: Context, request: RequestContext, counts: RpcCounts, *, public: bool) -> Call:
+        if public:
+            return Call(context, None, None, self._closing, counts)
+        session = await self._gate.admit(CallCredentials(context))
+        request.principal = session.principal.name
+        return Call(context, session, self._meter.counting(session.service), self._closing, counts)
+
+    async def _stream(self, call: Call, serve: Handler) -> bytes | None:
+        """Serve a stream for as long as the credential of its caller holds."""
+        await call.begin()
+        if call.session is None:
+            return await serve(call)
+        async with call.session.lifetime():
+            return await serve(call)
+
+    def _begin(self, context: Context) -> RequestContext:
+        """What is known of a call. Its id is answered if it brought one, or fails: else a trailer costs some 5 us."""
+        metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+        for name, value in metadata:
+            if name == HEADER:
+                request = self._meter.requests.begin(value, metadata)
+                context.set_trailing_metadata(((HEADER, request.id),))
+                return request
+        return self._meter.requests.begin(None, metadata)
 
     def _enter(self, *, bounded: bool) -> None:
         """Note this call until its task has ended; `Overloaded` if there are too many."""
@@ -140,6 +247,6 @@ class Calls:
         self._bounded -= 1
 
 
-async def _end(context: Context, error: TriviumError) -> NoReturn:
+async def _end(context: Context, error: TriviumError, request: RequestContext) -> NoReturn:
     status = status_of(error)
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    await context.abort(status.code, status.details, (*status.trailing_metadata, (HEADER, request.id)))

@@ -110,7 +110,7 @@ def decode_time(time: Timestamp) -> datetime:
     return _EPOCH + timedelta(0, time.seconds, time.nanos // 1000)
 
 
-def _encode_time(time: datetime) -> Timestamp:
+def encode_time(time: datetime) -> Timestamp:
     since = time - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
@@ -134,7 +134,7 @@ def _encode_message(
         source=message.source,
         type=message.type,
         subject=message.subject,
-        time=None if time is None else _encode_time(time),
+        time=None if time is None else encode_time(time),
         content_type=message.content_type,
         data=message.data,
         key=message.key,

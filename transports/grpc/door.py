@@ -3,18 +3,24 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from core.gate import Gate
 from core.health import Health
-from core.ports import MessageService
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Meter
 from transports.grpc import health as health_checks
-from transports.grpc import messages, reflection
+from transports.grpc import keys, messages, reflection, tls
 from transports.grpc.calls import Calls
 from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
 from transports.grpc.server import Server
+
+if TYPE_CHECKING:
+    from transports.tls.certificates import Certificates
 
 #: Calls above our own bound: health checks, and those that are refused with the details that gRPC would leave out.
 _SPARE_RPCS = 200
@@ -27,16 +33,19 @@ _FOREVER_SECONDS = 1e9
 
 
 class GrpcDoor:
-    """`trivium.v1.Messages`, `grpc.health.v1.Health` and reflection on one port."""
+    """`trivium.v1.Messages` and `Keys`, `grpc.health.v1.Health` and reflection on one port."""
 
     name = "grpc"
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
-        self._service = service
+    def __init__(
+        self, gate: Gate, health: Health, settings: Settings, certificates: "Certificates | None" = None
+    ) -> None:
+        self._certificates = certificates
         self._health = health
         self._settings = settings
         self._closing = Closing()
-        self._calls = Calls(self._closing, most=settings.grpc_rpcs)
+        self._meter = Meter.of(self.name, settings)
+        self._calls = Calls(gate, self._closing, self._meter, most=settings.grpc_rpcs)
         self._port = settings.grpc_port
 
     @property
@@ -67,21 +76,28 @@ class GrpcDoor:
         await stopping
         await self._calls.ended()  # the server's stop returns before they have (grpc/grpc#37239)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from self._meter.figures()
+        yield from self._calls.figures()
+
     async def wait(self) -> None:
         await self._server.wait_for_termination(_FOREVER_SECONDS)
 
     def _add_services(self) -> None:
         limits = self._settings.limits
-        publish_stream = PublishStream(self._service, self._closing, limits=limits)
-        ours = messages.Messages(self._service, publish_stream, limits=limits)
-        names = [service.full_name for service in (messages.SERVICE, health_checks.SERVICE, reflection.SERVICE)]
-        checks = health_checks.HealthChecks(self._health, self._closing, ("", messages.SERVICE.full_name))
-        described = reflection.Reflection(self._closing, names).handlers
+        streamed = self._meter.operation("StreamedPublish")
+        publish_stream = PublishStream(self._closing, streamed, limits=limits)
+        ours = messages.Messages(publish_stream, limits=limits)
+        services = (messages.SERVICE, keys.SERVICE, health_checks.SERVICE, reflection.SERVICE)
+        names = [service.full_name for service in services]
+        checks = health_checks.HealthChecks(self._health, self._closing, ("", *names[:2]))
+        described = reflection.Reflection(self._closing, names).rpcs
         serve = self._server.add_registered_method_handlers
-        serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.handlers, bounded=True))
-        serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.handlers))
+        serve(messages.SERVICE.full_name, self._calls.handlers(messages.SERVICE, ours.rpcs, bounded=True))
+        serve(keys.SERVICE.full_name, self._calls.handlers(keys.SERVICE, keys.Keys().rpcs, bounded=True))
+        serve(health_checks.SERVICE.full_name, self._calls.handlers(health_checks.SERVICE, checks.rpcs))
         for name in (reflection.SERVICE.full_name, reflection.V1):
-            serve(name, self._calls.handlers(reflection.SERVICE, described))
+            serve(name, self._calls.handlers(reflection.SERVICE, described, name=name))
 
     def _options(self) -> list[tuple[str, int]]:
         rpcs = self._settings.grpc_rpcs + _SPARE_RPCS
@@ -110,6 +126,8 @@ class GrpcDoor:
         """The port. Raises `OSError` with the reason, which gRPC only writes to stderr."""
         host, port = self._settings.grpc_host, self._settings.grpc_port
         try:
+            if self._certificates is not None:
+                return self._server.add_secure_port(_address(host, port), tls.credentials(self._certificates))
             return self._server.add_insecure_port(_address(host, port))
         except RuntimeError as error:
             _try_to_listen(host, port)

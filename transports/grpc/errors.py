@@ -20,8 +20,10 @@ from core.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    PermissionDenied,
     TooLarge,
     TriviumError,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -31,6 +33,8 @@ from proto.trivium.v1 import messages_pb2 as pb
 DOMAIN = "trivium"
 STATUS: Mapping[type[TriviumError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     MethodNotAllowed: grpc.StatusCode.UNIMPLEMENTED,
     Conflict: grpc.StatusCode.ALREADY_EXISTS,

@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthChec
 
 from core.errors import NotFound
 from core.health import Health
-from transports.grpc.calls import Call, Handler, unary
+from transports.grpc.calls import Call, Rpc, unary
 from transports.grpc.closing import Closing
 from transports.grpc.codec import parse
 
@@ -30,16 +30,20 @@ class HealthChecks:
         health.listen(self._tell)
 
     @property
-    def handlers(self) -> Mapping[str, Handler]:
-        return {"Check": unary(self._check), "List": unary(self._list), "Watch": self._watch}
+    def rpcs(self) -> Mapping[str, Rpc]:
+        return {
+            "Check": unary("health", self._check),
+            "List": unary("health", self._list),
+            "Watch": Rpc("health", self._watch),
+        }
 
-    async def _check(self, raw: bytes) -> bytes:
+    async def _check(self, _: Call, raw: bytes) -> bytes:
         service = parse(HealthCheckRequest, raw).service
         if service not in self._services:
             raise NotFound("the server has no such service", field="service")
         return _encode(self._answer(service))
 
-    async def _list(self, _: bytes) -> bytes:
+    async def _list(self, _: Call, __: bytes) -> bytes:
         statuses = {service: self._answer(service) for service in self._services}
         return _encode(HealthListResponse(statuses=statuses))
 

@@ -3,12 +3,14 @@
 import asyncio
 from asyncio import Future
 from collections import deque
+from time import perf_counter
 from typing import TypeAlias
 
 from core.errors import TriviumError
 from core.limits import Limits
 from core.messages import Published
-from core.ports import MessageService
+from core.telemetry.meter import CANCELLED, OK, Instrument
+from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call
@@ -26,8 +28,9 @@ Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
 class PublishStream:
     """Serves the RPC. Publishing begins in the order of the requests, and order of calls is order of commit."""
 
-    def __init__(self, service: MessageService, closing: Closing, *, limits: Limits) -> None:
-        self._service = service
+    def __init__(self, closing: Closing, streamed: Instrument, *, limits: Limits) -> None:
+        """`streamed` counts each request of the streams."""
+        self._streamed = streamed
         self._closing = closing
         self._limits = limits
 
@@ -37,8 +40,8 @@ class PublishStream:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._begin_all(call, window), name="grpc-publish-stream")
-                while (begun := await window.next()) is not None:
-                    await call.write(await _answer(begun))
+                while (one := await window.next()) is not None:
+                    await call.write(await self._answer(*one))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
@@ -51,31 +54,36 @@ class PublishStream:
                 request = await call.read()
                 if request is None:
                     break
-                window.add(self._begin(request), len(request))
+                window.add(self._begin(call, request), len(request))
         window.end()
 
-    def _begin(self, request: bytes) -> Begun:
+    def _begin(self, call: Call, request: bytes) -> Begun:
         try:
             topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
-            return self._service.publish(topic, messages)
+            return call.service.publish(topic, propagate(messages, self._limits))
         except TriviumError as error:
             return error
 
-
-async def _answer(begun: Begun) -> bytes:
-    try:
-        if isinstance(begun, TriviumError):
-            raise begun
-        return codec.encode_published(await begun)
-    except TriviumError as error:
-        return pb.PublishStreamResponse(status=refusal(error)).SerializeToString()
+    async def _answer(self, begun: Begun, at: float) -> bytes:
+        code = CANCELLED
+        try:
+            if isinstance(begun, TriviumError):
+                raise begun
+            answer = codec.encode_published(await begun)
+            code = OK
+            return answer
+        except TriviumError as error:
+            code = error.code
+            return pb.PublishStreamResponse(status=refusal(error)).SerializeToString()
+        finally:
+            self._streamed.ended(code, at)
 
 
 class _Window:
     """What was begun and is not answered yet, in order; bounded in requests and bytes. One adds, one takes."""
 
     def __init__(self) -> None:
-        self._begun: deque[tuple[Begun, int]] = deque()
+        self._begun: deque[tuple[Begun, float, int]] = deque()
         self._bytes = 0
         self._ended = False
         self._added = asyncio.Event()
@@ -88,7 +96,7 @@ class _Window:
             await self._taken.wait()
 
     def add(self, begun: Begun, size: int) -> None:
-        self._begun.append((begun, size))
+        self._begun.append((begun, perf_counter(), size))
         self._bytes += size
         self._added.set()
 
@@ -97,20 +105,20 @@ class _Window:
         self._ended = True
         self._added.set()
 
-    async def next(self) -> Begun | None:
-        """The oldest, None at the end."""
+    async def next(self) -> tuple[Begun, float] | None:
+        """The oldest and when it was begun, None at the end."""
         while not self._begun:
             if self._ended:
                 return None
             self._added.clear()
             await self._added.wait()
-        begun, size = self._begun.popleft()
+        begun, at, size = self._begun.popleft()
         self._bytes -= size
         self._taken.set()
-        return begun
+        return begun, at
 
     def abandon(self) -> None:
         """The peer has gone: nobody awaits the rest, whose failures must not count as overlooked."""
-        for begun, _ in self._begun:
+        for begun, _, _ in self._begun:
             if isinstance(begun, Future) and not begun.cancel() and not begun.cancelled():
                 begun.exception()

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR, ServerReflectionRequest
 
-from transports.grpc.calls import Call, Handler
+from transports.grpc.calls import Call, Rpc
 from transports.grpc.closing import Closing
 from transports.grpc.codec import parse
 
@@ -23,8 +23,8 @@ class Reflection:
         self._servicer = reflection.aio.ReflectionServicer(services)  # type: ignore[attr-defined]  # not in the stubs
 
     @property
-    def handlers(self) -> Mapping[str, Handler]:
-        return {"ServerReflectionInfo": self._serve}
+    def rpcs(self) -> Mapping[str, Rpc]:
+        return {"ServerReflectionInfo": Rpc("describe", self._serve)}
 
     async def _serve(self, call: Call) -> None:
         async with (

@@ -1,6 +1,5 @@
-"""What the door answers with, and how it is sent: under a deadline and within a bound of memory."""
+"""What the door answers with, and how it is sent: within a bound of memory."""
 
-import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +8,21 @@ import msgspec
 from msgspec import Struct
 from starlette.types import Scope, Send
 
-from core.errors import Overloaded, TriviumError
+from core.errors import Overloaded, TriviumError, Unauthenticated
 from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage
+from core.telemetry.meter import OK
 from transports.documents import PROBLEM, STATUS, problem_document
-from transports.rest.presence import ClientGone
 
 JSON = "application/json"
-#: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
-SEND_SECONDS = 60.0
+#: Where the scope holds the id of the request (`core.telemetry.requests`).
+REQUEST_ID = "trivium.request_id"
 #: Answers above this are counted against the bound; the small ones are bounded by the number of requests.
 _LARGE_BYTES = 64 * 1024
+#: With the content policy: what others publish is not run, framed, kept or taken for another type by a browser.
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+#: RFC 6750, section 3: without a code for somebody who showed nothing.
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="trivium"')
+_BAD_CREDENTIAL = (b"www-authenticate", b'Bearer realm="trivium", error="invalid_token"')
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -28,11 +32,19 @@ class Answer(Struct, frozen=True, kw_only=True):
     body: bytes = b""
     content_type: str = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_policy: bytes = b"default-src 'none'; frame-ancestors 'none'"
     tell_length: bool = True
+    code: str = OK
 
-    def start(self) -> dict[str, Any]:
+    def start(self, scope: Scope) -> dict[str, Any]:
         """The ASGI event that begins the response."""
-        headers = [(b"content-type", self.content_type.encode()), (b"cache-control", b"no-store"), *self.headers]
+        headers = [
+            (b"content-type", self.content_type.encode()),
+            (b"content-security-policy", self.content_policy),
+            (b"x-request-id", scope[REQUEST_ID].encode()),
+            *_ALWAYS,
+            *self.headers,
+        ]
         if self.tell_length:
             headers.append((b"content-length", b"%d" % len(self.body)))
         return {"type": "http.response.start", "status": self.status, "headers": headers}
@@ -61,9 +73,12 @@ def problem(
     status = int(STATUS[type(error)]) if status is None else status
     if error.retry_after is not None:  # RFC 9110, section 10.2.3: whole seconds
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers = (*headers, _CHALLENGE if error.field is None else _BAD_CREDENTIAL)
     instance = scope["raw_path"].decode("ascii", "replace")
+    members = {"request_id": scope[REQUEST_ID], **(members or {})}
     body = problem_document(error, status=status, instance=instance, members=members)
-    return Answer(status=status, body=body, content_type=PROBLEM, headers=headers)
+    return Answer(status=status, body=body, content_type=PROBLEM, headers=headers, code=error.code)
 
 
 class Budget:
@@ -71,13 +86,13 @@ class Budget:
 
     def __init__(self, limit: int, what: str) -> None:
         self.used = 0
-        self._limit = limit
+        self.limit = limit
         self._what = what
 
     def take(self, size: int) -> None:
         """Count `size` bytes in; `Overloaded`, and nothing counted, if they do not fit."""
-        if self.used + size > self._limit:
-            raise Overloaded(f"{self._limit} bytes of {self._what} are in memory, which is the most")
+        if self.used + size > self.limit:
+            raise Overloaded(f"{self.limit} bytes of {self._what} are in memory, which is the most")
         self.used += size
 
     def give(self, size: int) -> None:
@@ -88,52 +103,35 @@ class Sender:
     """Sends whole answers. Slow readers of large ones hold memory, which is bounded over all of them."""
 
     def __init__(self, large_bytes: int) -> None:
-        self._large = Budget(large_bytes, "answers")
+        self.large = Budget(large_bytes, "answers")
 
-    async def send(self, answer: Answer, scope: Scope, send: Send) -> None:
-        """Send all of `answer`; a client that does not take it in time loses its connection (`ClientGone`)."""
+    async def send(self, answer: Answer, scope: Scope, send: Send) -> Answer:
+        """Send all of `answer`; `ClientGone` where the client is not there to take it.
+
+        Returns what was sent: the refusal if there was no memory for it.
+        """
         if len(answer.body) <= _LARGE_BYTES:
             await self._send(answer, scope, send)
-            return
+            return answer
         try:
-            self._large.take(len(answer.body))
+            self.large.take(len(answer.body))
         except Overloaded as error:
-            await self._send(problem(error, scope), scope, send)
-            return
+            refusal = problem(error, scope)
+            await self._send(refusal, scope, send)
+            return refusal
         try:
             await self._send(answer, scope, send)
         finally:
-            self._large.give(len(answer.body))
+            self.large.give(len(answer.body))
+        return answer
 
     async def begin(self, answer: Answer, scope: Scope, send: Send) -> None:
         """Send everything but the end: the client sees the whole answer, the connection stays open."""
         await self._send(answer, scope, send, more=True)
 
     async def end(self, scope: Scope, send: Send) -> None:
-        await within_deadline(send, {"type": "http.response.body"}, scope)
+        await send({"type": "http.response.body"})
 
     async def _send(self, answer: Answer, scope: Scope, send: Send, *, more: bool = False) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(answer.start())
-                await send({"type": "http.response.body", "body": answer.body, "more_body": more})
-        except TimeoutError as error:
-            cut(scope)
-            raise ClientGone from error
-
-
-async def within_deadline(send: Send, event: dict[str, Any], scope: Scope) -> None:
-    """Send one event; a client that does not take it in time loses its connection (`ClientGone`)."""
-    try:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(event)
-    except TimeoutError as error:
-        cut(scope)
-        raise ClientGone from error
-
-
-def cut(scope: Scope) -> None:
-    """Drop the connection with what is unsent. ASGI has no word for it, so the server leaves a function."""
-    abort = scope.get("state", {}).get("abort")
-    if abort is not None:
-        abort()
+        await send(answer.start(scope))
+        await send({"type": "http.response.body", "body": answer.body, "more_body": more})

@@ -1,174 +1,102 @@
-"""Hypercorn's connections with what it leaves open: answers to broken HTTP, an end for those who stall."""
+"""The open connections of the door, of any version of HTTP, and what bounds them."""
 
 import asyncio
-from collections.abc import Callable
-from time import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
 
-import h11
-from hypercorn.asyncio.task_group import TaskGroup
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
-from hypercorn.events import Event, RawData, Updated
-from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
-from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
-from hypercorn.utils import parse_socket_addr
+import structlog
 
-from core.errors import InvalidArgument, TooLarge
-from transports.documents import PROBLEM, problem_document
+log = structlog.get_logger("trivium.rest")
 
+#: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
+SEND_SECONDS = 60.0
+#: Time for the head of a request, and between requests. Over the pauses of clients that keep a pool.
+_IDLE_SECONDS = 30.0
 #: Time to hand over what is left to send when a connection closes.
-_FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 10.0
+_SWEEP_SECONDS = 5.0
+#: Connections past the bound that are told so at once; any more are dropped without a word.
+_REFUSALS = 64
 
 
-class HttpConfig(Config):
-    """Hypercorn's configuration; the date header is made once a second."""
+class Connection(Protocol):
+    """What a server needs of a connection."""
 
-    _made = (0, [(b"", b"")])
-
-    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        second = int(time())
-        if self._made[0] != second:
-            self._made = (second, super().response_headers(protocol))
-        return self._made[1]
-
-
-class Connection(TCPServer):
-    """One connection. `idle_since` is None while it has a request; the server ends the ones that idle too long.
-
-    Requests find `abort` in their scope's state: it drops the connection with what is unsent.
-    """
-
-    def __init__(
-        self,
-        app: AppWrapper,
-        config: Config,
-        context: WorkerContext,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.abort: Callable[[], None] = writer.transport.abort
-        super().__init__(app, loop, config, context, {"abort": self.abort}, reader, writer)
-        self.idle_since: float | None = loop.time()
-
-    async def run(self) -> None:
-        """Serve until the connection ends. Raises what hypercorn makes of input that it did not expect."""
-        socket = self.writer.get_extra_info("socket")
-        try:
-            client = parse_socket_addr(socket.family, socket.getpeername())
-            server = parse_socket_addr(socket.family, socket.getsockname())
-            async with TaskGroup(self.loop) as tasks:
-                state = ConnectionState(self.state)
-                self.protocol = _Protocol(
-                    self.app, self.config, self.context, tasks, state, False, client, server, self.protocol_send
-                )
-                await self._read_data()
-        finally:
-            await self._close()
+    #: Since when it has no request, or is closing; None while it has one. In seconds of the loop's clock.
+    idle_since: float | None
+    is_closing: bool
 
     def end(self) -> None:
         """Close it if it has no request, as far as one can know."""
-        if self.idle_since is not None:
-            self.writer.close()
 
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated):  # hypercorn would start and cancel a task with a timer for each request
-            self.idle_since = self.loop.time() if event.idle else None
-        else:
-            await super().protocol_send(event)
+    def abort(self) -> None:
+        """Drop it with what is unsent."""
 
-    async def _close(self) -> None:
-        self.idle_since = None
-        try:
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await super()._close()
-        finally:
-            self.abort()  # does nothing to a connection that is closed
+    def cancel(self) -> None:
+        """Cancel what it still works on."""
 
 
-class _Protocol(ProtocolWrapper):
-    """HTTP/1.1 to begin with; HTTP/2 when the client says so."""
+class Connections:
+    """All that are open. Each adds itself, and leaves when it is closed and nothing works on it any more."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._arguments = arguments
-        self.protocol = _Http1(*arguments)
+    def __init__(self, limit: int) -> None:
+        #: Whether each closes after the request that it has.
+        self.closing = False
+        self.limit = limit
+        self._open: set[Connection] = set()
+        self._emptied = asyncio.Event()
+        self._has_warned = False
 
-    async def handle(self, event: Event) -> None:
-        try:
-            await self.protocol.handle(event)
-        except H2ProtocolAssumedError as error:
-            await self._upgrade(error.data)
-        except H2CProtocolRequiredError as error:
-            await self._upgrade(error.data, error.headers, error.settings)
+    def __len__(self) -> int:
+        return len(self._open)
 
-    async def _upgrade(
-        self, data: bytes, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
-    ) -> None:
-        self.protocol = _Http2(*self._arguments)
-        await self.protocol.initiate(headers, settings)
-        await self.send(Updated(idle=self.protocol.idle))  # the upgrade itself counted as a request
-        if data:
-            await self.protocol.handle(RawData(data))
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._open))
 
+    @property
+    def full(self) -> bool:
+        """Whether no more are served."""
+        return len(self._open) >= self.limit
 
-class _Http1(H11Protocol):
-    """Sends the head of a response together with what follows, and tells what was wrong with broken HTTP."""
+    @property
+    def overfull(self) -> bool:
+        """Whether there is no room even to refuse one politely."""
+        return len(self._open) >= self.limit + _REFUSALS
 
-    _head = b""
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if len(self._open) > self.limit and not self._has_warned:
+            log.warning("no more connections are taken", open=len(self._open))
+            self._has_warned = True
 
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        try:
-            data = self._head + (self.connection.send(event) or b"")
-        except h11.LocalProtocolError:
-            if self.connection.their_state != h11.ERROR:
-                raise
-            return
-        self._head = b""
-        if isinstance(event, h11.Response):
-            self._head = data
-        elif data:
-            await self.send(RawData(data))
+    def leave(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if not self.full:
+            self._has_warned = False
+        if not self._open:
+            self._emptied.set()
 
-    async def _send_error_response(self, status_code: int) -> None:
-        error = (
-            TooLarge(f"more than {self.config.h11_max_incomplete_size} bytes", field="headers")
-            if status_code == 431
-            else InvalidArgument("is not HTTP as RFC 9112 has it", field="request")
-        )
-        status_code = 431 if status_code == 431 else 400
-        body = problem_document(error, status=status_code)
-        headers = [
-            (b"content-type", PROBLEM.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            *self.config.response_headers("h11"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+    async def ended(self, seconds: float) -> None:
+        """Wait until none is left, at most for so long."""
+        if self._open:
+            self._emptied.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._emptied.wait()
 
-
-class _Http2(H2Protocol):
-    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.streams = _Streams()
-
-
-class _Streams(dict[int, Any]):
-    def __missing__(self, stream_id: int) -> "_Ended":
-        return _ENDED
-
-
-class _Ended:
-    async def handle(self, event: object) -> None:
-        """Nobody is there to take it."""
-
-
-_ENDED = _Ended()
+    async def sweep(self) -> None:
+        """Close what idles, for ever: one task for all costs less than a timer for each."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = loop.time()
+            for connection in self:
+                since = connection.idle_since
+                if since is None:
+                    continue
+                if connection.is_closing:
+                    if since < now - FLUSH_SECONDS:
+                        connection.abort()
+                elif since < now - _IDLE_SECONDS:
+                    connection.end()

@@ -21,8 +21,7 @@ class Description:
     def __init__(self, version: str) -> None:
         self._openapi = Answer(body=msgspec.json.encode(document(version)))
         page = files(__package__).joinpath("docs.html").read_bytes()
-        headers = ((b"content-security-policy", _POLICY), (b"x-content-type-options", b"nosniff"))
-        self._docs = Answer(body=page, content_type="text/html; charset=utf-8", headers=headers)
+        self._docs = Answer(body=page, content_type="text/html; charset=utf-8", content_policy=_POLICY)
 
     async def openapi(self, request: Request) -> Answer:
         request.query()

@@ -3,9 +3,8 @@
 from typing import Any
 
 from core.errors import InvalidArgument, Unavailable
-from core.health import Health, State
+from core.health import Health
 from core.messages import Published, StoredMessage
-from core.ports import MessageService
 from core.settings import Settings
 from transports.cloudevents import STRUCTURED, encode_event
 from transports.documents import (
@@ -15,6 +14,7 @@ from transports.documents import (
     published_document,
     topics_document,
 )
+from transports.rest.administration import key_answer, keys_answer, new_key_answer, wanted_key
 from transports.rest.answers import Answer, age_headers, json_answer, problem
 from transports.rest.presence import while_present
 from transports.rest.publishing import messages_of, text_message_of
@@ -28,8 +28,7 @@ _VERBOSE = ("", "1", "true")
 class Handlers:
     """The handler of every operation. They raise what the service raises."""
 
-    def __init__(self, service: MessageService, health: Health, settings: Settings) -> None:
-        self._service = service
+    def __init__(self, health: Health, settings: Settings) -> None:
         self._health = health
         self._default_topic = settings.default_topic
         self._limits = settings.limits
@@ -37,7 +36,7 @@ class Handlers:
 
     async def get_data(self, request: Request) -> Answer:
         query = request.query("topic")
-        newest = await self._service.get_data(query.get("topic"))
+        newest = await request.service.get_data(query.get("topic"))
         if isinstance(newest, StoredMessage) and request.accepts(STRUCTURED):
             return Answer(body=encode_event(newest), content_type=STRUCTURED, headers=age_headers(newest))
         return Answer(body=data_document(newest), headers=age_headers(newest))
@@ -45,13 +44,13 @@ class Handlers:
     async def post_data(self, request: Request) -> Answer:
         request.query()
         message = text_message_of(request, self._limits)
-        (published,) = await self._service.publish(self._default_topic, [message])
+        (published,) = await request.service.publish(self._default_topic, [message])
         return _published(published)
 
     async def publish(self, request: Request) -> Answer:
         key = request.query("key").get("key")
         messages, is_batch = messages_of(request, key, self._limits)
-        published = await self._service.publish(request.path["topic"], messages)
+        published = await request.service.publish(request.path["topic"], messages)
         if not is_batch:
             return _published(published[0])
         stored = any(not one.duplicate for one in published)
@@ -60,7 +59,7 @@ class Handlers:
     async def get_message(self, request: Request) -> Answer:
         request.query()
         offset = integer(request.path["offset"], "offset")
-        stored = await self._service.get_message(request.path["topic"], offset)
+        stored = await request.service.get_message(request.path["topic"], offset)
         return Answer(body=encode_event(stored), content_type=STRUCTURED)
 
     async def read_messages(self, request: Request) -> Answer:
@@ -70,28 +69,42 @@ class Handlers:
         wait = optional(seconds, query.get("wait"), "wait") or 0.0
         topic = request.path["topic"]
         if not wait:
-            page = await self._service.read_messages(topic, after=after, limit=limit)
+            page = await request.service.read_messages(topic, after=after, limit=limit)
         else:
             async with while_present(request.receive):
-                page = await self._service.read_messages(topic, after=after, limit=limit, wait=wait)
+                page = await request.service.read_messages(topic, after=after, limit=limit, wait=wait)
         return Answer(body=page_document(page), headers=age_headers(page))
 
     async def follow(self, request: Request) -> Answer | EventStream:
         after = optional(cursor, request.query("after").get("after"), "after")
         last = optional(cursor, request.header("last-event-id"), "last-event-id")
-        pages = self._service.follow(request.path["topic"], after if last is None else last)
+        pages = request.service.follow(request.path["topic"], after if last is None else last)
         first = await anext(pages)
         if request.method == "HEAD":
             await pages.aclose()
             return STREAM_START
-        return EventStream(pages, first.next, self._streams)
+        return EventStream(pages, first.next, request.session, self._streams)
 
     async def list_topics(self, request: Request) -> Answer:
         query = request.query("after", "limit")
-        page = await self._service.list_topics(
+        page = await request.service.list_topics(
             after=query.get("after", ""), limit=optional(integer, query.get("limit"), "limit")
         )
         return Answer(body=topics_document(page))
+
+    async def create_key(self, request: Request) -> Answer:
+        request.query()
+        keys = request.keys
+        return new_key_answer(await keys.create_key(*wanted_key(request)))
+
+    async def list_keys(self, request: Request) -> Answer:
+        query = request.query("after", "limit")
+        limit = optional(integer, query.get("limit"), "limit")
+        return keys_answer(await request.keys.list_keys(after=query.get("after", ""), limit=limit))
+
+    async def revoke_key(self, request: Request) -> Answer:
+        request.query()
+        return key_answer(await request.keys.revoke_key(request.path["id"]))
 
     async def live(self, request: Request) -> Answer:
         request.query()
@@ -101,19 +114,10 @@ class Handlers:
         verbose = request.query("verbose").get("verbose")
         if verbose not in (None, *_VERBOSE):
             raise InvalidArgument("takes no value, or 1 or true", field="verbose")
-        members = {} if verbose is None else self._checks()
+        members: dict[str, Any] = {} if verbose is None else {"checks": self._health.told()}
         if self._health.ready:
             return json_answer({"status": "ok", **members})
-        error = Unavailable("the service is ending" if self._health.draining else self._failures())
-        return problem(error, request.scope, members=members)
-
-    def _checks(self) -> dict[str, Any]:
-        checks = self._health.checks.items()
-        return {"checks": {name: {"state": check.state, "detail": check.detail} for name, check in checks}}
-
-    def _failures(self) -> str:
-        failed = [name for name, check in self._health.checks.items() if check.state is State.FAILED]
-        return f"failed: {', '.join(failed)}"
+        return problem(Unavailable(self._health.problem), request.scope, members=members)
 
 
 def _published(published: Published) -> Answer:

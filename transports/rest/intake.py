@@ -1,20 +1,28 @@
 """The outermost application: takes requests in whole, within bounds, before anything else looks at them.
 
-Hypercorn stops reading a connection for ever when an application answers before it has read the body, so what is
-not wanted is read all the same, and thrown away.
+Hypercorn stops reading a connection for ever when an application answers before it has read the body, and HTTP/1.1 has
+to close it; so what is not wanted is read all the same, and thrown away.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 from urllib.parse import unquote
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
+from core.gate import Gate
 from core.settings import Settings
-from transports.rest.answers import Answer, Budget, Sender, problem
+from core.telemetry.figures import Figure
+from core.telemetry.meter import Instrument
+from core.telemetry.metrics import bound
+from core.telemetry.requests import RequestIds
+from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
+from transports.rest.credentials import admit
+from transports.rest.exchange import WHOLE
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
@@ -30,10 +38,22 @@ _REQUESTS = 1000
 class Intake:
     """Bounds the requests at once, their headers, and their bodies in size, time and sum over all connections."""
 
-    def __init__(self, app: ASGIApp, sender: Sender, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        sender: Sender,
+        settings: Settings,
+        requests: RequestIds,
+        refused: Instrument,
+    ) -> None:
+        """`refused` counts the requests that get no further than here."""
         self.requests = 0
+        self._request_ids = requests
+        self._refused = refused
         self.bodies = Budget(settings.rest_inflight_bytes, "request bodies")
         self._app = app
+        self._gate = gate
         self._sender = sender
         self._max_requests = settings.max_streams + _REQUESTS
         self._max_body = settings.rest_body_bytes
@@ -63,11 +83,22 @@ class Intake:
         for deadline in self._arriving:
             deadline.reschedule(0)
 
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("rest_requests", self.requests, self._max_requests)
+        yield from bound("rest_body_bytes", self.bodies.used, self.bodies.limit)
+        yield from bound("rest_answer_bytes", self._sender.large.used, self._sender.large.limit)
+
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal, has_body = self._judge(scope)
+        if refusal is None and not has_body:
+            scope[BODY] = b""
+            await self._app(scope, receive, send)
+            return
         body = _Body(receive, self._max_body, self.bodies)
         until = asyncio.get_running_loop().time() + self._body_seconds
         try:
-            refusal = await self._arrival(scope, body, until)
+            if refusal is None:
+                refusal = await self._arrival(scope, body, until)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
@@ -75,19 +106,28 @@ class Intake:
         finally:
             body.release()
 
+    def _judge(self, scope: Scope) -> tuple[Answer | None, bool]:
+        """Begin a request: what to answer instead if it breaks a bound before its body came, and whether it has one."""
+        size, declared, has_body, given = _measure(scope)
+        scope[REQUEST_ID] = self._request_ids.begin(given, scope["headers"]).id
+        if size > HEADER_BYTES:
+            error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
+            return problem(error, scope, status=431), has_body
+        if self.requests > self._max_requests:
+            return problem(Overloaded(f"{self._max_requests} requests are open, which is the most"), scope), has_body
+        if declared > self._max_body:
+            return problem(_too_large(self._max_body), scope), has_body
+        return None, has_body
+
     async def _arrival(self, scope: Scope, body: "_Body", until: float) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
-        size, declared, has_body = _measure(scope)
+        is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
-            if size > HEADER_BYTES:
-                error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
-                return problem(error, scope, status=431)
-            if self.requests > self._max_requests:
-                raise Overloaded(f"{self._max_requests} requests are open, which is the most")
-            if declared > self._max_body:
-                raise body.too_large()
-            scope[BODY] = b""
-            if has_body:
+            # only whoever is known may fill our memory
+            await admit(self._gate, scope)
+            if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
+                scope[BODY] = await body.read()
+            else:
                 async with self._deadline(until):
                     scope[BODY] = await body.read()
         except TimeoutError:
@@ -104,7 +144,9 @@ class Intake:
 
         Closing a socket with unread input resets it, and the client would never see the answer.
         """
+        begun = perf_counter()
         await self._sender.begin(answer, scope, send)
+        self._refused.ended(answer.code, begun, (scope, answer.status))
         with suppress(TimeoutError):
             async with self._deadline(until):
                 await body.discard()
@@ -138,7 +180,7 @@ class _Body:
             part = await self._next()
             if part:
                 if self._held + len(part) > self._limit:
-                    raise self.too_large()
+                    raise _too_large(self._limit)
                 self._budget.take(len(part))
                 self._held += len(part)
                 parts.append(part)
@@ -154,9 +196,6 @@ class _Body:
         self._budget.give(self._held)
         self._held = 0
 
-    def too_large(self) -> TooLarge:
-        return TooLarge(f"must be at most {self._limit} bytes", field="body")
-
     async def _next(self) -> bytes:
         event = await self._receive()
         if event["type"] == "http.disconnect":
@@ -166,16 +205,23 @@ class _Body:
         return body
 
 
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"must be at most {limit} bytes", field="body")
+
+
 def _to_origin_form(scope: Scope) -> None:
     """Take the absolute form of a target too, as RFC 9112, section 3.2.2 demands of servers."""
+    if scope["raw_path"].startswith(b"/"):
+        return
     scheme, _, rest = scope["raw_path"].partition(b"://")
     if scheme.lower() in (b"http", b"https"):
         scope["raw_path"] = b"/" + rest.partition(b"/")[2]
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
-def _measure(scope: Scope) -> tuple[int, int, bool]:
-    """The bytes of the request's head, the length that its body declares, and whether it has a body at all."""
+def _measure(scope: Scope) -> tuple[int, int, bool, bytes | None]:
+    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id."""
+    given = None
     size = len(scope["raw_path"]) + len(scope["query_string"])
     declared = 0
     has_body = scope["http_version"] == "2"  # RFC 9112, section 6.3: in HTTP/1.1 two headers tell
@@ -186,4 +232,6 @@ def _measure(scope: Scope) -> tuple[int, int, bool]:
             declared = int(value) if value.isdigit() and len(value) < 20 else 0
         elif name == b"transfer-encoding":
             has_body = True
-    return size, declared, has_body
+        elif name == b"x-request-id":
+            given = value
+    return size, declared, has_body, given

@@ -6,7 +6,7 @@ from core.limits import MAX_OFFSET
 from core.service import MAX_PAGE, MAX_WAIT_SECONDS
 from transports.cloudevents import BATCH, STRUCTURED
 from transports.documents import PROBLEM
-from transports.rest.schemas import DATA, EVENT, PUBLISHED, STORED, Schema, ref, schemas
+from transports.rest.schemas import DATA, EVENT, KEY, NEW_KEY, PUBLISHED, STORED, Schema, ref, schemas
 from transports.rest.streams import EVENT_STREAM
 
 _JSON = "application/json"
@@ -27,9 +27,11 @@ problem document (RFC 9457).
 
 _REASONS = {
     400: ("BadRequest", "A value breaks a rule; `field` names it."),
+    401: ("Unauthenticated", "No credential, or none that holds; where authentication is required."),
+    403: ("PermissionDenied", "The policy has no grant for this."),
     404: ("NotFound", "Nothing is there."),
     408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
-    409: ("Conflict", "The identity was published before with other content."),
+    409: ("Conflict", "The identity was published before with other content, or the principal has two live keys."),
     413: ("TooLarge", "A limit of size is passed; `field` names what is too large."),
     415: ("UnsupportedMediaType", "A content type or encoding that is not taken."),
     429: ("Overloaded", "A bound is reached; repeat after `Retry-After` seconds."),
@@ -40,6 +42,8 @@ _REASONS = {
 }
 #: These can meet any request.
 _ALWAYS = (400, 408, 413, 429, 431, 500, 503, 504)
+#: And these any that is not for everybody.
+_GUARDED = (401, 403)
 
 
 def document(version: str) -> Schema:
@@ -57,6 +61,7 @@ def document(version: str) -> Schema:
         "tags": [
             {"name": "data", "description": "The shortest way in and out."},
             {"name": "messages", "description": "Publishing and reading."},
+            {"name": "keys", "description": "API keys, for administrators."},
             {"name": "service", "description": "What runs here, and how it is."},
         ],
         "paths": {
@@ -65,12 +70,22 @@ def document(version: str) -> Schema:
             f"{messages}/{{offset}}": {"get": _get_message()},
             "/api/topics/{topic}/stream": {"get": _follow()},
             "/api/topics": {"get": _list_topics()},
-            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"))},
+            "/api/keys": {"post": _create_key(), "get": _list_keys()},
+            "/api/keys/{id}": {"delete": _revoke_key()},
+            "/livez": {"get": _simple("live", "Does the process run?", _ok("It runs.", "Status"), security=[])},
             "/readyz": {"get": _ready()},
             "/openapi.json": {"get": _simple("openapi", "This document.", _content("It.", _JSON, {"type": "object"}))},
             "/docs": {"get": _simple("docs", "A page to read.", _content("It.", "text/html", {"type": "string"}))},
         },
-        "components": {"schemas": schemas(), "responses": dict(_problem(status) for status in _REASONS)},
+        "components": {
+            "schemas": schemas(),
+            "responses": dict(_problem(status) for status in _REASONS),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an access token."},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"key": []}],
     }
 
 
@@ -166,19 +181,49 @@ def _list_topics() -> Schema:
     return _operation("listTopics", "messages", "List the topics", answer, parameters=parameters)
 
 
+def _create_key() -> Schema:
+    created = {"description": "Made.", "content": {_JSON: {"schema": ref("NewKey"), "example": NEW_KEY}}}
+    example = {"principal": "shop", "days": 90}
+    return _operation(
+        "createKey",
+        "keys",
+        "Make a key",
+        {"201": created},
+        (409, 415),
+        requestBody={"required": True, "content": {_JSON: {"schema": ref("KeyRequest"), "example": example}}},
+    )
+
+
+def _list_keys() -> Schema:
+    parameters = [
+        _query("after", {"type": "string", "pattern": "^([0-9A-Za-z]{12})?$"}, "Continue after the key with this id."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "At most so many."),
+    ]
+    answer = _ok("Keys, the oldest first, ended ones included.", "Keys", {"keys": [KEY], "next": None})
+    return _operation("listKeys", "keys", "List the keys", answer, parameters=parameters)
+
+
+def _revoke_key() -> Schema:
+    answer = _ok("It has ended, with all that it opened.", "Key", {**KEY, "revoked": "2026-01-31T12:00:00Z"})
+    parameters = [_path("id", {"type": "string", "pattern": "^[0-9A-Za-z]{12}$"}, "NoViSVheiSNX")]
+    return _operation("revokeKey", "keys", "End a key", answer, (404,), parameters=parameters)
+
+
 def _ready() -> Schema:
     verbose = _query("verbose", {"enum": ["", "1", "true"]}, "Tell each check.")
     answer = _ok("It is ready. While it is not, the answer is 503.", "Status")
-    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose])
+    return _operation("ready", "service", "Is the service ready?", answer, parameters=[verbose], security=[])
 
 
-def _simple(name: str, summary: str, answer: Schema) -> Schema:
-    return _operation(name, "service", summary, answer)
+def _simple(name: str, summary: str, answer: Schema, **rest: Any) -> Schema:
+    return _operation(name, "service", summary, answer, **rest)
 
 
 def _operation(
     name: str, tag: str, summary: str, answers: Schema, problems: tuple[int, ...] = (), **rest: Any
 ) -> Schema:
+    if "security" not in rest:
+        problems = (*problems, *_GUARDED)
     for status in sorted((*_ALWAYS, *problems)):
         answers = {**answers, str(status): {"$ref": f"#/components/responses/{_REASONS[status][0]}"}}
     return {"operationId": name, "tags": [tag], "summary": summary, **rest, "responses": answers}
@@ -190,6 +235,10 @@ def _problem(status: int) -> tuple[str, Schema]:
     if status in (429, 503):
         seconds = {"type": "integer", "minimum": 0}
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
+    if status == 401:
+        answer["headers"] = {
+            "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}}
+        }
     return name, answer
 
 

@@ -1,22 +1,20 @@
 """Messages from an HTTP request: the CloudEvents HTTP binding 1.0.2, and plain bodies."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 from core.errors import InvalidArgument, UnsupportedMediaType
-from core.limits import Limits, check_json, is_json, media_type
-from core.messages import TRACE_ATTRIBUTES, Message, new_message
+from core.limits import Limits, media_type
+from core.messages import Message, new_message
+from core.telemetry.propagation import propagate
 from transports.cloudevents import BATCH, STRUCTURED, decode_batch, decode_event, message_of, require
-from transports.rest.requests import Request, percent_decode, unquote, utf8
+from transports.rest.requests import Request, content_type, json_body, percent_decode, unquote, utf8
 
 _PREFIX = b"ce-"
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?utf-?8"?\s*(;|\Z)', re.IGNORECASE)
-#: A trace header that is longer is not worth the room it takes.
-_TRACE_BYTES = 1024
-_TRACE_HEADERS = {name.encode(): name for name in TRACE_ATTRIBUTES}
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -29,65 +27,51 @@ class _Data(Struct, forbid_unknown_fields=True):
 _data = msgspec.json.Decoder(_Data)
 
 
-def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[list[Message], bool]:
+def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[Sequence[Message], bool]:
     """The messages of a publishing request, and whether they are a batch.
 
     `key` is their ordering key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
     values themselves are judged when they are published.
     """
-    content_type = _content_type(request)
+    kind = content_type(request)
     attributes = _ce_headers(request)
-    form = None if "specversion" in attributes else _event_form(content_type)
+    form = None if "specversion" in attributes else _event_form(kind)
     if form == BATCH:
         messages = decode_batch(request.body)
     elif form == STRUCTURED:
         messages = [decode_event(request.body)]
     else:
-        messages = [_one(request, attributes, content_type)]
-    return _with_context(messages, request, key, limits), form == BATCH
+        messages = [_one(request, attributes, kind)]
+    return _with_context(messages, key, limits), form == BATCH
 
 
 def text_message_of(request: Request, limits: Limits) -> Message:
     """The message of `POST /api/data`: `{"message": <string>}`."""
-    content_type = _content_type(request)
-    if content_type is not None and not is_json(content_type):
-        raise UnsupportedMediaType("must be application/json", field="content-type")
-    check_json(request.body, "body")
-    try:
-        text = _data.decode(request.body).message.encode()
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f'must be {{"message": <string>}}: {error}', field="body") from error
+    text = json_body(request, _data, '{"message": <string>}').message.encode()
     message = new_message(text, id=_idempotency_key(request), content_type=_TEXT)
-    return _with_context([message], request, None, limits)[0]
+    return _with_context([message], None, limits)[0]
 
 
-def _one(request: Request, attributes: dict[str, str], content_type: str | None) -> Message:
+def _one(request: Request, attributes: dict[str, str], kind: str | None) -> Message:
     """A message from its attributes in headers: in binary mode a whole event, else what overrides the fill-ins."""
     key = _idempotency_key(request)
     if key is not None:
         attributes.setdefault("id", key)
     if "specversion" in attributes:
         require(attributes, ("id", "source", "type"))
-    return message_of(attributes, request.body, content_type)
+    return message_of(attributes, request.body, kind)
 
 
-def _event_form(content_type: str | None) -> str | None:
+def _event_form(kind: str | None) -> str | None:
     """`STRUCTURED` or `BATCH`, None for a plain body; `UnsupportedMediaType` for other formats of CloudEvents."""
-    media = "" if content_type is None else media_type(content_type)
-    if content_type is None or not media.startswith("application/cloudevents"):
+    media = "" if kind is None else media_type(kind)
+    if kind is None or not media.startswith("application/cloudevents"):
         return None
     if media not in (STRUCTURED, BATCH):
         raise UnsupportedMediaType(f"CloudEvents are taken as {STRUCTURED} or {BATCH}", field="content-type")
-    if "charset" in content_type.lower() and not _CHARSET.search(content_type):
+    if "charset" in kind.lower() and not _CHARSET.search(kind):
         raise UnsupportedMediaType("JSON is taken in UTF-8 only", field="content-type")
     return media
-
-
-def _content_type(request: Request) -> str | None:
-    encoding = request.header("content-encoding")
-    if encoding is not None and encoding.lower() != "identity":
-        raise UnsupportedMediaType("a body is taken as it is, not encoded", field="content-encoding")
-    return request.header("content-type") or None
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -111,35 +95,14 @@ def _ce_headers(request: Request) -> dict[str, str]:
     return found
 
 
-def _with_context(messages: list[Message], request: Request, key: str | None, limits: Limits) -> list[Message]:
-    """Fill in the key, and the trace context that the request carried and the message does not."""
-    trace = _trace(request)
-    if key is None and not trace:
-        return messages
-    return [_filled(message, key, trace, limits) for message in messages]
+def _with_context(messages: Sequence[Message], key: str | None, limits: Limits) -> Sequence[Message]:
+    """Fill in the key, and the trace context that the request carried, where the messages bring none."""
+    if key is not None:
+        messages = [_with_key(message, key) for message in messages]
+    return propagate(messages, limits)
 
 
-def _filled(message: Message, key: str | None, trace: dict[str, str], limits: Limits) -> Message:
-    if key is not None and message.key is not None and key != message.key:
+def _with_key(message: Message, key: str) -> Message:
+    if message.key is not None and key != message.key:
         raise InvalidArgument("is not the partitionkey that the message brings", field="key")
-    attributes = message.attributes
-    if trace and TRACE_ATTRIBUTES.isdisjoint(attributes) and _fits(attributes, trace, limits):
-        attributes = {**attributes, **trace}
-    return msgspec.structs.replace(message, key=message.key or key, attributes=attributes)
-
-
-def _trace(request: Request) -> dict[str, str]:
-    """The W3C headers of a request. What is odd is left out: it must not fail a publish."""
-    found: dict[str, str] = {}
-    for header, value in request.headers:
-        name = _TRACE_HEADERS.get(header)
-        if name is not None and value.isascii() and (text := value.decode()).isprintable():
-            found[name] = f"{found[name]},{text}" if name in found else text  # lists: W3C allows several headers
-    return {name: text for name, text in found.items() if 0 < len(text) <= _TRACE_BYTES}
-
-
-def _fits(attributes: Mapping[str, str], trace: Mapping[str, str], limits: Limits) -> bool:
-    """Whether the limits leave room for the trace context, beside six attributes with fields of their own."""
-    size = sum(len(name) + 4 * len(value) for name, value in attributes.items()) + 6 * limits.attribute_bytes
-    size += sum(len(name) + len(value) for name, value in trace.items())
-    return len(attributes) + len(trace) <= limits.extensions and size <= limits.attributes_bytes
+    return msgspec.structs.replace(message, key=message.key or key)

@@ -4,10 +4,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import msgspec
 from starlette.types import Receive, Scope
 
-from core.errors import InvalidArgument
-from core.limits import check_offset
+from core.administration import KeyService
+from core.errors import InvalidArgument, Unauthenticated, UnsupportedMediaType
+from core.gate import Session
+from core.limits import check_json, check_offset, is_json
+from core.ports import MessageService
 
 T = TypeVar("T")
 
@@ -24,15 +28,43 @@ _ESCAPE = re.compile(r"\\(.)")
 class Request:
     """One request with its whole body. `receive` tells when the client leaves."""
 
-    __slots__ = ("body", "headers", "method", "path", "receive", "scope")
+    __slots__ = ("_service", "_session", "body", "headers", "method", "path", "receive", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, body: bytes) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        body: bytes,
+        session: Session | None,
+        service: MessageService | None,
+    ) -> None:
         self.scope = scope
         self.receive = receive
         self.body = body
+        self._session = session
+        self._service = service
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.path: dict[str, str] = scope["path_params"]
+
+    @property
+    def session(self) -> Session:
+        """Who asks. Requests of public operations have none, and so no way to the service."""
+        if self._session is None:
+            raise Unauthenticated("nobody is known to ask")
+        return self._session
+
+    @property
+    def service(self) -> MessageService:
+        """The service as far as whoever asks may use it."""
+        if self._service is None:
+            raise Unauthenticated("nobody is known to ask")
+        return self._service
+
+    @property
+    def keys(self) -> KeyService:
+        """The API keys as far as whoever asks may administer them."""
+        return self.session.keys
 
     def header(self, name: str) -> str | None:
         """The one value of a header (`name` in lower case); `InvalidArgument` if it is given twice or is not UTF-8."""
@@ -71,6 +103,26 @@ class Request:
                 raise InvalidArgument("must not be given more than once", field=name)
             found[name] = value
         return found
+
+
+def content_type(request: Request) -> str | None:
+    """The type of the body, if it is told; `UnsupportedMediaType` for a body that is encoded."""
+    encoding = request.header("content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise UnsupportedMediaType("a body is taken as it is, not encoded", field="content-encoding")
+    return request.header("content-type") or None
+
+
+def json_body(request: Request, decoder: msgspec.json.Decoder[T], shape: str) -> T:
+    """A body in JSON; `InvalidArgument` tells the `shape` that it must have."""
+    kind = content_type(request)
+    if kind is not None and not is_json(kind):
+        raise UnsupportedMediaType("must be application/json", field="content-type")
+    check_json(request.body, "body")
+    try:
+        return decoder.decode(request.body)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"must be {shape}: {error}", field="body") from error
 
 
 def _pairs(query: bytes) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,16 @@ DATA: Schema = {
     "time": _TIME,
 }
 
+KEY: Schema = {
+    "id": "NoViSVheiSNX",
+    "principal": "shop",
+    "created": "2026-01-31T12:00:00Z",
+    "expires": "2026-05-01T12:00:00Z",
+    "revoked": None,
+    "last_used": None,
+}
+NEW_KEY: Schema = {"key": "trv_NoViSVheiSNX_...", **KEY}
+
 
 def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
@@ -105,11 +115,44 @@ def _problem() -> Schema:
         "code": {"enum": codes},
         "field": _text("The input at fault."),
         "retry_after": {"type": "number", "description": "Seconds after which to repeat."},
+        "request_id": _text("As in the header X-Request-Id; the log has it too."),
         "checks": ref("Checks"),
     }
-    return _object(
-        properties, optional=("instance", "field", "retry_after", "checks"), description="An error as RFC 9457 has it."
-    )
+    optional = ("instance", "field", "retry_after", "request_id", "checks")
+    return _object(properties, optional=optional, description="An error as RFC 9457 has it.")
+
+
+def _keys() -> Schema:
+    time = {"type": "string", "format": "date-time"}
+    or_never = {"type": ["string", "null"], "format": "date-time"}
+    info = {
+        "id": _text("The part of the key that is no secret."),
+        "principal": _text("Whose it is."),
+        "created": time,
+        "expires": {**or_never, "description": "null: never."},
+        "revoked": {**or_never, "description": "null: it was not."},
+        "last_used": {**or_never, "description": "null: never yet."},
+    }
+    days = {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 36_500}
+    return {
+        "KeyRequest": _object(
+            {
+                "principal": _text("A principal of the policy."),
+                "days": {**days, "description": "Days until it expires; null: never."},
+            },
+            optional=("days",),
+            examples=[{"principal": "shop", "days": 90}],
+        ),
+        "Key": _object(info, examples=[KEY]),
+        "NewKey": _object({"key": _text("The key itself; it is told only here."), **info}, examples=[NEW_KEY]),
+        "Keys": _object(
+            {
+                "keys": {"type": "array", "items": ref("Key")},
+                "next": {"type": ["string", "null"], "description": "What to pass as `after`."},
+            },
+            examples=[{"keys": [KEY], "next": None}],
+        ),
+    }
 
 
 def schemas() -> Schema:
@@ -153,6 +196,7 @@ def schemas() -> Schema:
             },
             examples=[{"topics": [{"topic": "orders", "head": 42}], "next": None}],
         ),
+        **_keys(),
         "Status": _object(status, optional=("checks",), examples=[{"status": "ok"}]),
         "Checks": {
             "type": "object",

@@ -7,10 +7,12 @@ from contextlib import nullcontext, suppress
 
 from starlette.types import Receive, Scope, Send
 
+from core.errors import Unauthenticated
+from core.gate import Session
 from core.messages import Page, StoredMessage, weight
 from core.settings import Settings
 from transports.cloudevents import encode_event
-from transports.rest.answers import Answer, within_deadline
+from transports.rest.answers import Answer
 from transports.rest.presence import ClientGone, while_present
 
 EVENT_STREAM = "text/event-stream"
@@ -73,11 +75,12 @@ class EventStreams:
 
 
 class EventStream:
-    """The response that follows a topic: it ends when the service drains or the client leaves."""
+    """The response that follows a topic: it ends when the service drains, the client leaves or its credential ends."""
 
-    def __init__(self, pages: AsyncGenerator[Page], cursor: int, shared: EventStreams) -> None:
+    def __init__(self, pages: AsyncGenerator[Page], cursor: int, session: Session, shared: EventStreams) -> None:
         self._pages = pages
         self._cursor = cursor
+        self._session = session
         self._shared = shared
         self._writing = False
 
@@ -86,20 +89,25 @@ class EventStream:
         what is cancelled while it waits for the next page has lost its generator."""
         try:
             async with while_present(receive):
-                await send(STREAM_START.start())
-                await self._write(b"id: %d\n\n" % self._cursor, scope, send)
-                comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
-                try:
-                    async for page in self._pages:
-                        await self._write_page(page, scope, send)
-                finally:
-                    comments.cancel()
-                    await asyncio.wait((comments,))
-                await within_deadline(send, {"type": "http.response.body"}, scope)
+                await send(STREAM_START.start(scope))
+                with suppress(Unauthenticated):  # who comes again is told
+                    async with self._session.lifetime():
+                        await self._write_all(scope, send)
+                await send({"type": "http.response.body"})
         except ClientGone:
             return
         finally:
             await self._pages.aclose()
+
+    async def _write_all(self, scope: Scope, send: Send) -> None:
+        await self._write(b"id: %d\n\n" % self._cursor, scope, send)
+        comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
+        try:
+            async for page in self._pages:
+                await self._write_page(page, scope, send)
+        finally:
+            comments.cancel()
+            await asyncio.wait((comments,))
 
     async def _write_page(self, page: Page, scope: Scope, send: Send) -> None:
         is_large = sum(weight(stored.message) for stored in page.messages) > _BLOCK_BYTES
@@ -118,7 +126,7 @@ class EventStream:
     async def _write(self, block: bytes, scope: Scope, send: Send) -> None:
         self._writing = True
         try:
-            await within_deadline(send, {"type": "http.response.body", "body": block, "more_body": True}, scope)
+            await send({"type": "http.response.body", "body": block, "more_body": True})
         finally:
             self._writing = False
 

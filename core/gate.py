@@ -1,0 +1,312 @@
+"""Who comes in: credentials become a session, and a session is what every operation runs under."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from typing import Protocol, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import structlog
+
+from core.administration import GuardedKeys, KeyAdministration, KeyService
+from core.allowance import Allowance, Bucket, Rates
+from core.errors import Overloaded, PermissionDenied, Unauthenticated
+from core.guard import GuardedService
+from core.keys import PREFIX, KeyRing
+from core.policy import Grants, Identity, Policy, Principal
+from core.ports import MessageService
+from core.settings import Settings
+
+log = structlog.get_logger("trivium.gate")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Sessions, and addresses that failed, that are remembered.
+_REMEMBERED = 10_000
+#: No timer runs longer; a stream that old may as well begin anew.
+_LONGEST_SECONDS = 30 * 86_400.0
+ANONYMOUS = "anonymous"
+
+
+class Credentials(Protocol):
+    """What a caller showed at a door. Read only as far as it is needed."""
+
+    @property
+    def token(self) -> str | None:
+        """An API key or an access token; `InvalidArgument` if it is not given as it should be."""
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """Of a verified client certificate: its subject (RFC 4514), then `DNS:` and `URI:` names; else empty."""
+
+    @property
+    def address(self) -> str:
+        """Where the caller is: an IP address, or any other name of the place."""
+
+
+class TokenVerifier(Protocol):
+    """Knows the issuer of access tokens."""
+
+    def on_withdrawn(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the anchor of each signing key that does not count any more, at once."""
+
+    async def verify(self, token: str) -> Identity:
+        """Whose token it is. `Unauthenticated` says what is wrong with it, `Unavailable` that it can't be told now."""
+
+
+class Session:
+    """What one credential opened. It ends with the credential, and so does everything that runs within `lifetime`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        principal: Principal,
+        allowance: Allowance,
+        now: Callable[[], float],
+        keys: KeyService | None = None,
+    ) -> None:
+        self.identity = identity
+        self.principal = principal
+        self.allowance = allowance
+        self.service: MessageService
+        self._keys = None if keys is None else GuardedKeys(keys, self)
+        self._now = now
+        self._ended: str | None = None
+        self._running: set[asyncio.Timeout] = set()
+
+    @property
+    def keys(self) -> KeyService:
+        """The API keys as its principal may administer them."""
+        if self._keys is None:
+            raise PermissionDenied("nobody administers keys with --auth none")
+        return self._keys
+
+    @property
+    def alive(self) -> bool:
+        expires = self.identity.expires
+        return self._ended is None and (expires is None or self._now() < expires)
+
+    def check(self) -> None:
+        """Raise `Unauthenticated` once it has ended."""
+        if not self.alive:
+            raise Unauthenticated(self._ended or "the credential has expired", field="credential")
+
+    def end(self, reason: str) -> None:
+        """Nothing more under this session, and an end to what runs."""
+        self._ended = reason
+        for running in self._running:
+            running.reschedule(0)
+
+    @asynccontextmanager
+    async def lifetime(self) -> AsyncIterator[None]:
+        """Cuts off what runs within it when the session ends, with `Unauthenticated`. For what takes long."""
+        self.check()
+        expires = self.identity.expires
+        seconds = _LONGEST_SECONDS if expires is None else min(expires - self._now(), _LONGEST_SECONDS)
+        running = asyncio.timeout(None if expires is None else seconds)
+        try:
+            async with running:
+                self._running.add(running)
+                try:
+                    yield
+                finally:
+                    self._running.discard(running)
+        except TimeoutError as error:
+            if not running.expired():
+                raise
+            raise Unauthenticated(self._ended or "the credential has expired", field="credential") from error
+
+
+class Gate(Protocol):
+    """Turns credentials into sessions. Doors have no other way to the service."""
+
+    async def admit(self, credentials: Credentials) -> Session:
+        """Raises `Unauthenticated`, or `Overloaded` where an address failed too often."""
+
+    def vouched(self, user: str | None) -> Session:
+        """The session of a user that RabbitMQ vouches for; None is a message without one."""
+
+
+class OpenGate:
+    """`--auth none`: everybody may use the messages, and nobody administers. Rates hold per address."""
+
+    def __init__(self, service: MessageService, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+        self._bounded = settings.rates.bounded
+        self._sessions: dict[str, Session] = {}
+        self._everybody = self._session(Allowance(Rates()))
+        self._everybody.service = service  # nothing to guard, so it costs nothing
+
+    async def admit(self, credentials: Credentials) -> Session:
+        return self._of(credentials.address) if self._bounded else self._everybody
+
+    def vouched(self, user: str | None) -> Session:
+        return self._of(f"amqp:{user or ''}") if self._bounded else self._everybody
+
+    def _of(self, address: str) -> Session:
+        place = _network(address)
+        session = self._sessions.get(place)
+        if session is None:
+            session = self._session(Allowance(self._settings.rates))
+            _remember(self._sessions, place, session)
+        return session
+
+    def _session(self, allowance: Allowance) -> Session:
+        everything = ("#",)
+        identity = Identity(name=ANONYMOUS, anchor=ANONYMOUS)
+        principal = Principal(ANONYMOUS, Grants(publish=everything, read=everything, consume=everything))
+        session = Session(identity, principal, allowance, time.time)
+        session.service = GuardedService(self._service, session, default_topic=self._settings.default_topic)
+        return session
+
+
+class PolicyGate:
+    """`--auth required`: API keys, access tokens, client certificates and RabbitMQ's users, and the policy's rights.
+
+    A credential is proved once; then its digest is enough until it ends. Somebody who fails too often from one
+    address is put off, while credentials that were proved before go on: who guesses learns nothing, who is good
+    notices nothing.
+    """
+
+    def __init__(
+        self,
+        service: MessageService,
+        policy: Policy,
+        keys: KeyRing,
+        tokens: TokenVerifier | None,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.failures = 0
+        self._service = service
+        self._policy = policy
+        self._keys = keys
+        self._administration = KeyAdministration(keys)
+        self._tokens = tokens
+        self._settings = settings
+        self._now = now
+        self._sessions: dict[Hashable, Session] = {}
+        self._all: WeakSet[Session] = WeakSet()
+        self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
+        self._failed: dict[str, Bucket] = {}
+        keys.on_revoked(lambda anchor: self.end(anchor, "the API key was revoked"))
+        if tokens is not None:
+            tokens.on_withdrawn(lambda anchor: self.end(anchor, "the key that signed the access token was withdrawn"))
+
+    async def admit(self, credentials: Credentials) -> Session:
+        token = credentials.token
+        proof: Hashable = sha256(token.encode()).digest() if token is not None else credentials.certificate
+        session = self._sessions.get(proof)
+        if session is None or not session.alive:
+            session = await self._prove(token, proof, credentials)
+        if session.identity.anchor.startswith("key:"):
+            self._keys.last_used[session.identity.anchor[4:]] = self._now()
+        return session
+
+    def vouched(self, user: str | None) -> Session:
+        name = self._settings.amqp_principal if user is None else self._policy.by_rabbitmq_user(user)
+        if not name:
+            raise Unauthenticated(
+                "has no user_id, and amqp_principal is not set"
+                if user is None
+                else f"user {user[:100]!r} of RabbitMQ is no principal of the policy",
+                field="user_id",
+            )
+        proof = ("user", user)
+        session = self._sessions.get(proof)
+        if session is None or not session.alive:
+            session = self._open(Identity(name=name, anchor=f"user:{user or ''}"), proof)
+        return session
+
+    def end(self, anchor: str, reason: str) -> None:
+        """End every session that rests on `anchor`."""
+        for session in list(self._all):
+            if session.identity.anchor == anchor:
+                session.end(reason)
+
+    def reload(self, policy: Policy) -> None:
+        """Take another policy, for open streams too."""
+        self._policy = policy
+        self._keys.principals = policy.principals.keys()
+        for session in list(self._all):
+            if session.identity.anchor.partition(":")[0] in ("user", "certificate"):
+                session.end("the policy was changed")  # it says who somebody is: ask again
+            else:
+                session.principal = policy.principal(session.identity)
+
+    async def _prove(self, token: str | None, proof: Hashable, credentials: Credentials) -> Session:
+        if token is None and not credentials.certificate:
+            raise Unauthenticated("an API key, an access token or a client certificate is needed")
+        place = _network(credentials.address)
+        failed = self._failed.get(place)
+        if failed is not None and (seconds := failed.wait()):
+            raise Overloaded("too many failed authentications came from this address", retry_after=seconds)
+        try:
+            return self._open(await self._identify(token, credentials), proof)
+        except Unauthenticated as error:
+            self._count_failure(place, str(error))
+            raise
+
+    async def _identify(self, token: str | None, credentials: Credentials) -> Identity:
+        if token is None:
+            return self._certified(credentials.certificate)
+        if token.startswith(PREFIX):
+            return self._keys.identify(token)
+        if self._tokens is None:
+            raise Unauthenticated("is no API key, and access tokens are not set up here", field="credential")
+        return await self._tokens.verify(token)
+
+    def _certified(self, names: tuple[str, ...]) -> Identity:
+        name = self._policy.by_certificate(*names)
+        if name is None:
+            raise Unauthenticated(f"the policy has no principal for the certificate {names[0]!r}", field="credential")
+        return Identity(name=name, anchor=f"certificate:{names[0]}")
+
+    def _open(self, identity: Identity, proof: Hashable) -> Session:
+        kind, _, _ = identity.anchor.partition(":")
+        holder = f"token:{identity.name}" if identity.scopes is not None else identity.name
+        allowance = self._allowances.get(holder)
+        if allowance is None:
+            allowance = self._allowances[holder] = Allowance(self._settings.rates)
+        session = Session(identity, self._policy.principal(identity), allowance, self._now, self._administration)
+        session.service = GuardedService(self._service, session, default_topic=self._settings.default_topic)
+        self._all.add(session)
+        _remember(self._sessions, proof, session)
+        log.debug("session", principal=identity.name, kind=kind)
+        return session
+
+    def _count_failure(self, place: str, reason: str) -> None:
+        self.failures += 1
+        bucket = self._failed.get(place)
+        if bucket is None:
+            most = self._settings.auth_failures
+            bucket = Bucket(most / 60, burst=most)
+            _remember(self._failed, place, bucket)
+        bucket.take()
+        if bucket.wait():
+            log.warning("authentication fails too often", address=place, reason=reason)
+
+
+def _network(address: str) -> str:
+    """What counts as one place: an IPv4 address, or the /64 that somebody with IPv6 has at least."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        mapped = found.ipv4_mapped
+        return str(mapped) if mapped else f"{IPv6Address(int(found) >> 64 << 64)}/64"
+    return address
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """Keep `value`, at the cost of the one that came first where there are too many."""
+    if key not in known and len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value

@@ -1,0 +1,155 @@
+"""What the issuer of access tokens publishes: where its keys are, and the keys."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Protocol
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    getproxies,
+)
+
+import msgspec
+from msgspec import Struct
+
+from core import VERSION
+from core.settings import Settings, is_trustworthy
+
+#: The key set of an issuer with many keys and certificates is some tens of KiB.
+MAX_BYTES = 256 * 1024
+#: For connecting, for each piece of an answer, and for a whole answer.
+_SECONDS = 5.0
+#: For everything: two places of the discovery document, and the keys.
+_ALL_SECONDS = 3 * _SECONDS
+_PIECE = 64 * 1024
+
+
+class IssuerAway(Exception):
+    """The keys can't be had now, and why."""
+
+
+class KeySource(Protocol):
+    """Where a JWK Set (RFC 7517) comes from."""
+
+    async def read(self) -> bytes:
+        """The set as it is published now, at most `MAX_BYTES`; `IssuerAway` if it can't be had, within 15 s."""
+
+
+class Issuer:
+    """A `KeySource`: the issuer's discovery document, or a URL or a file that the settings name.
+
+    What blocks runs in one thread at a time. It is no daemon: one that is inside OpenSSL while the process ends takes
+    it down with a segmentation fault. So the end waits for it, at most as long as an issuer may be silent.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        place = settings.token_jwks
+        self._work: Callable[[], bytes]
+        if not place:
+            self._work = partial(_discovered, settings.token_issuer)
+        elif "://" in place:
+            self._work = partial(_download, place)
+        else:
+            self._work = partial(_read, Path(place))
+        self.busy = False
+
+    async def read(self) -> bytes:
+        if self.busy:  # who waited for it has left
+            raise IssuerAway("the last request is not over yet")
+        try:
+            async with asyncio.timeout(_ALL_SECONDS):
+                return await asyncio.to_thread(self._run)
+        except TimeoutError as error:
+            raise IssuerAway(f"no answer within {_ALL_SECONDS:g} s") from error
+
+    def _run(self) -> bytes:
+        self.busy = True  # not before: one that is cancelled while it waits for a thread never gets here
+        try:
+            return self._work()
+        except (OSError, HTTPException, ValueError) as error:
+            raise IssuerAway(f"{type(error).__name__}: {error}"[:300]) from error
+        finally:
+            self.busy = False
+
+
+class _Metadata(Struct):
+    """What counts of a discovery document (OpenID Connect Discovery 1.0, section 3; RFC 8414, section 2)."""
+
+    issuer: str
+    jwks_uri: str
+
+
+def _discovered(issuer: str) -> bytes:
+    """The keys that the issuer's own metadata names: at OpenID Connect's place, or else at OAuth's."""
+    try:
+        place = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+        document = _download(place)
+    except HTTPError:
+        parts = urlsplit(issuer)
+        path = f"/.well-known/oauth-authorization-server{parts.path.rstrip('/')}"  # RFC 8414, section 3.1
+        place = urlunsplit(parts._replace(path=path))
+        document = _download(place)
+    try:
+        metadata = msgspec.json.decode(document, type=_Metadata)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise IssuerAway(f"{place} is no discovery document") from error
+    if metadata.issuer != issuer:
+        raise IssuerAway(f"{place} is the document of another issuer")
+    if not is_trustworthy(metadata.jwks_uri):
+        raise IssuerAway(f"{place} names no https URL of the keys")
+    return _download(metadata.jwks_uri)
+
+
+def _download(url: str) -> bytes:
+    """What is at `url`. Redirects are not followed: an https URL stays one."""
+    headers = {"Accept": "application/json", "User-Agent": f"trivium/{VERSION}"}
+    request = Request(url, headers=headers)  # noqa: S310 - callers have asked is_trustworthy
+    until = time.monotonic() + _SECONDS
+    body = bytearray()
+    try:
+        with _opener().open(request, timeout=_SECONDS) as answer:
+            while piece := answer.read1(_PIECE):
+                body += piece
+                if len(body) > MAX_BYTES:
+                    raise IssuerAway(f"{url} has more than {MAX_BYTES} bytes")
+                if time.monotonic() > until:
+                    raise IssuerAway(f"{url} did not arrive within {_SECONDS:g} s")
+    except HTTPError as error:
+        error.close()
+        error.msg = url
+        raise
+    return bytes(body)
+
+
+def _opener() -> OpenerDirector:
+    """HTTP without cookies, passwords, redirects, files and FTP; a proxy of the environment is used for https."""
+    opener = OpenerDirector()
+    for handler in (
+        ProxyHandler({scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}),
+        HTTPHandler(),
+        HTTPSHandler(context=ssl.create_default_context()),
+        HTTPErrorProcessor(),
+        HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        found = opened.read(MAX_BYTES + 1)
+    if len(found) > MAX_BYTES:
+        raise IssuerAway(f"{file} has more than {MAX_BYTES} bytes")
+    return found

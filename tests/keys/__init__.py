@@ -1,0 +1,1 @@
+"""API keys as a whole: the command, the socket, both doors."""

@@ -1,0 +1,149 @@
+"""One request and its response on a connection of HTTP/1.1, as ASGI has them."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from transports.rest.heads import Head
+from transports.rest.responses import BODILESS, CONTINUE, LAST_CHUNK, chunk, response_head
+
+if TYPE_CHECKING:
+    from transports.rest.http1 import Http1
+
+#: Where an application finds, among the scope's extensions, a function that says whether the body is all here.
+WHOLE = "trivium.whole"
+#: Of a body, what may wait for the application before the client has to.
+BODY_BYTES = 64 * 1024
+#: Larger parts are not copied to stand in one piece with what frames them.
+_COPY_BYTES = 16 * 1024
+
+
+class Exchange:
+    """A request that arrives, and the response to it.
+
+    `send` is done once the transport has room for more; a client that makes none in time loses its connection.
+    `receive` tells that the client left even while a response is being sent.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_connection",
+        "_head",
+        "_silent",
+        "_start",
+        "_told",
+        "_waiter",
+        "closes",
+        "complete",
+        "ended",
+        "gone",
+        "held",
+        "started",
+        "task",
+    )
+
+    def __init__(self, connection: "Http1", head: Head, *, complete: bool) -> None:
+        self.task: asyncio.Task[None] | None = None
+        #: Whether the request is all here, and whether the response is all sent.
+        self.complete = complete
+        self.ended = False
+        #: Whether a part of the response was sent, so that there can be no other.
+        self.started = False
+        #: Whether the client will send nothing more.
+        self.gone = False
+        #: Whether the connection ends with it.
+        self.closes = not head.keeps_alive
+        #: The bytes of the body that wait for the application.
+        self.held = 0
+        self._connection = connection
+        self._head = head
+        self._body: list[bytes] = []
+        self._told = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._start: dict[str, Any] | None = None
+        self._chunked = False
+        self._silent = False
+
+    def arrived(self, data: bytes, *, complete: bool) -> None:
+        """A part of the body came in, or the last of it."""
+        self.complete = complete
+        if not self.ended:  # the rest is thrown away
+            self._body.append(data)
+            self.held += len(data)
+            self.wake()
+
+    def is_whole(self) -> bool:
+        """Whether `receive` has all of the body, so that it need not be waited for."""
+        return self.complete
+
+    def wake(self) -> None:
+        """Let `receive` look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> dict[str, Any]:
+        """All of the body that is here, in one event; `http.disconnect` when the client or the response ended."""
+        if self._head.waits and not (self.complete or self.held or self.started):
+            self._head.waits = False
+            self._connection.write(CONTINUE)
+        while True:
+            if (self._body or self.complete) and not self._told:
+                return self._next_event()
+            if self.gone or self.ended:
+                return {"type": "http.disconnect"}
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _next_event(self) -> dict[str, Any]:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self.held = 0
+        self._told = self.complete
+        if not self.complete:
+            self._connection.adjust_reading()
+        return {"type": "http.request", "body": body, "more_body": not self.complete}
+
+    async def send(self, event: Any) -> None:
+        """Raises `ClientGone` where the connection is lost."""
+        if self.ended:
+            raise RuntimeError(f"{event['type']} after the end of the response")
+        if event["type"] == "http.response.start":
+            self._start = event
+            return
+        more = event.get("more_body", False)
+        head = b"" if self.started else self._begin()
+        data: bytes = b"" if self._silent else event.get("body", b"")
+        if self._chunked:
+            data = (chunk(data) if data else b"") + (b"" if more else LAST_CHUNK)
+        if head and len(data) > _COPY_BYTES:
+            self._connection.write(head, data)
+        elif head or data:
+            self._connection.write(head + data)
+        if not more:
+            self.ended = True
+            self._body.clear()
+            self.held = 0
+            self.wake()
+        if self._connection.is_stuck:
+            await self._connection.drained()
+
+    def _begin(self) -> bytes:
+        """The head of the response, which goes out with the first part of the body."""
+        if self._start is None:
+            raise RuntimeError("the response has no beginning")
+        site = self._connection.site
+        status = self._start["status"]
+        head, chunked, self.closes = response_head(
+            status,
+            self._start["headers"],
+            site.dates.line(),
+            closes=self.closes or site.connections.closing,
+            may_chunk=self._head.version == "1.1",
+        )
+        self._silent = self._head.method == "HEAD" or status in BODILESS
+        self._chunked = chunked and not self._silent
+        self.started = True
+        return head

@@ -1,0 +1,174 @@
+"""HTTP/2 (RFC 9113), by Hypercorn, with what it leaves open."""
+
+import asyncio
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+import structlog
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from transports.rest import connections
+from transports.rest.connections import Connections
+from transports.rest.presence import ClientGone
+from transports.tls.clients import peer_names
+
+log = structlog.get_logger("trivium.rest")
+
+
+class HttpConfig(Config):
+    """Hypercorn's configuration; the date header is made once a second."""
+
+    _made = (0, [(b"", b"")])
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        second = int(time())
+        if self._made[0] != second:
+            self._made = (second, super().response_headers(protocol))
+        return self._made[1]
+
+
+class Http2:
+    """Opens the connections that speak HTTP/2."""
+
+    def __init__(self, app: ASGIApp, config: HttpConfig, open_connections: Connections) -> None:
+        self._app = ASGIWrapper(_in_time(app))  # type: ignore[arg-type]  # the same ASGI in other words
+        self._config = config
+        self._context = WorkerContext(None)
+        self._connections = open_connections
+
+    def speak(self, transport: asyncio.Transport, data: bytes = b"") -> None:
+        """Take a connection over; `data` is what it said already."""
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        reader.feed_data(data)
+        writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+        connection = Http2Connection(self._app, self._config, self._context, reader, writer)
+        connection.task = asyncio.create_task(self._serve(connection), name="rest-http2")
+        self._connections.add(connection)
+
+    async def end(self) -> None:
+        """Let connections close after the requests that they have."""
+        await self._context.terminated.set()
+
+    async def _serve(self, connection: "Http2Connection") -> None:
+        try:
+            await connection.run()
+        except OSError:
+            return  # the client went away
+        except Exception as error:  # noqa: BLE001 - one connection ends here, and must not take others along
+            log.warning("a connection broke off", error=repr(error))
+        finally:
+            self._connections.leave(connection)
+
+
+class Http2Connection(TCPServer):
+    """One connection; see `transports.rest.connections.Connection`.
+
+    Requests find `abort` in their scope's state: it drops the connection with what is unsent. `peer` beside it is
+    the verified `ClientCertificate`, or None.
+    """
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        config: Config,
+        context: WorkerContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.abort: Callable[[], None] = writer.transport.abort
+        state = {"abort": self.abort, "peer": peer_names(writer)}
+        super().__init__(app, loop, config, context, state, reader, writer)
+        self.idle_since: float | None = loop.time()
+        self.is_closing = False
+        self.task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until the connection ends. Raises what hypercorn makes of input that it did not expect."""
+        socket = self.writer.get_extra_info("socket")
+        is_tls = self.writer.get_extra_info("ssl_object") is not None
+        try:
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+            async with TaskGroup(self.loop) as tasks:
+                state = ConnectionState(self.state)
+                self.protocol = _Protocol(  # type: ignore[assignment]  # the one of the two that is wanted here
+                    self.app, self.config, self.context, tasks, state, is_tls, client, server, self.protocol_send
+                )
+                await self.protocol.initiate()
+                await self._read_data()
+        finally:
+            await self._close()
+
+    def end(self) -> None:
+        if self.idle_since is not None:
+            self.writer.close()
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated):  # hypercorn would start and cancel a task with a timer for each request
+            self.idle_since = self.loop.time() if event.idle else None
+        else:
+            await super().protocol_send(event)
+
+    async def _close(self) -> None:
+        self.idle_since = None
+        try:
+            async with asyncio.timeout(connections.FLUSH_SECONDS):
+                await super()._close()
+        finally:
+            self.abort()  # does nothing to a connection that is closed
+
+
+class _Protocol(H2Protocol):
+    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams = _Streams()
+
+
+class _Streams(dict[int, Any]):
+    def __missing__(self, stream_id: int) -> "_Ended":
+        return _ENDED
+
+
+class _Ended:
+    async def handle(self, event: object) -> None:
+        """Nobody is there to take it."""
+
+
+_ENDED = _Ended()
+
+
+def _in_time(app: ASGIApp) -> ASGIApp:
+    """A client that does not take an event in time loses its connection, as over HTTP/1.1."""
+
+    async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(event: Message) -> None:
+            try:
+                async with asyncio.timeout(connections.SEND_SECONDS):
+                    await send(event)
+            except TimeoutError as error:
+                scope["state"]["abort"]()
+                raise ClientGone from error
+
+        await app(scope, receive, send_in_time)
+
+    return bounded

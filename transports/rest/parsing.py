@@ -1,0 +1,165 @@
+"""The bytes of a connection as requests of HTTP/1.1, on llhttp by way of httptools."""
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
+
+from core.errors import TooLarge
+from transports.rest.heads import BadRequest, Head, Headers, bad_request, read_head, unknown_method
+
+#: Request line and headers, with what HTTP puts between them.
+HEADER_BYTES = 32 * 1024
+#: Of a chunked body, what may come beside the data: extensions and trailers, which nobody here wants. Go's bound.
+_FRAMING_BYTES = 16 * 1024
+#: What chunks of a single byte cost each.
+_FRAMING_FOR_A_BYTE = 6
+_EMPTY_LINE = b"\r\n\r\n"
+
+
+class RequestParser:
+    """One request after another: its head, then its body, until it is complete; and on with the next.
+
+    httptools can't be halted where a request ends, so it is never fed beyond. That place can be told from outside: a
+    head and a chunked body end with an empty line, any other body after its length. What comes behind it stays as it
+    is, so that a client that sends ahead makes nobody parse, or hold, what can't be answered yet.
+    """
+
+    def __init__(self) -> None:
+        #: Whether all of the request is here.
+        self.complete = False
+        self._parser = HttpRequestParser(self)
+        #: What is not used up begins at `_at`; of the head that is there, the parser has seen what is before `_fed`.
+        self._data = b""
+        self._at = 0
+        self._fed = 0
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        #: What is missing of the body; None for a chunked one.
+        self._left: int | None = 0
+        #: The end of what the parser had of a chunked body, and how much of it was more than data needs.
+        self._tail = b""
+        self._framing = 0
+
+    @property
+    def unread(self) -> bytes:
+        """What is not used up."""
+        return self._data[self._at :]
+
+    @property
+    def has_more(self) -> bool:
+        return self._at < len(self._data)
+
+    def add(self, data: bytes) -> None:
+        """Take in what came over the wire."""
+        if self.has_more:
+            data = self._data[self._at :] + data
+            self._fed = max(0, self._fed - self._at)
+        self._data = data
+        self._at = 0
+
+    def next(self) -> None:
+        """Turn to the next request."""
+        self.complete = False
+        if self._headers:
+            self._headers = []
+
+    def read_head(self) -> Head | None:
+        """The head of the next request, None if more of it has to come. Raises `BadRequest`."""
+        data, at = self._data, self._at
+        end = data.find(_EMPTY_LINE, max(at, self._fed - 3)) + 4
+        is_whole = end > 3
+        if not is_whole:
+            end = len(data)
+        if end - at > HEADER_BYTES:
+            raise BadRequest(TooLarge(f"more than {HEADER_BYTES} bytes", field="headers"), 431)
+        begin = max(at, self._fed)
+        self._fed = end
+        try:
+            self._feed(data[begin:end])
+        except HttpParserInvalidMethodError:
+            self._feed_unknown_method(at, end, is_whole=is_whole)
+        return self._head(end) if is_whole else None
+
+    def read_body(self) -> bytes:
+        """What is here of the body, or a part of it. Raises `BadRequest`."""
+        data, at = self._data, self._at
+        if self._left is None:
+            end = _past_empty_line(data, at, self._tail)
+            self._tail = (self._tail + data[max(at, end - 3) : end])[-3:]
+            self._framing += end - at
+        else:
+            end = min(at + self._left, len(data))
+            self._left -= end - at
+        self._feed(data[at:end])
+        self._use(end)
+        if self._left is None and self._framing > _FRAMING_BYTES:
+            raise BadRequest(TooLarge(f"more than {_FRAMING_BYTES} bytes of extensions or trailers", field="body"), 413)
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _head(self, end: int) -> Head:
+        head = read_head(self._data, self._at, self._headers)
+        self._headers = []  # trailers come in here, and are forgotten
+        if self.complete and head.length != 0:
+            self._frame(head.length)
+        self._use(end)
+        self._fed = 0
+        self._left = head.length
+        self._tail = b""
+        self._framing = 0
+        return head
+
+    def _frame(self, length: int | None) -> None:
+        """Take a body after a request to upgrade, which the parser leaves to the protocol that it does not become."""
+        framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+        self._feed(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
+        self._headers = []
+        self.complete = False
+
+    def _feed_unknown_method(self, at: int, end: int, *, is_whole: bool) -> None:
+        method = unknown_method(self._data, at, end)
+        self._parser = HttpRequestParser(self)
+        if is_whole:
+            try:
+                self._feed(b"POST" + self._data[at:end].lstrip(b"\r\n")[len(method) :])
+            except HttpParserInvalidMethodError as error:
+                raise bad_request() from error
+        else:
+            self._fed = at  # the parser sees it again when it is whole
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            # To be asked for another protocol changes nothing (RFC 9110, section 7.8), but this parser has ended.
+            self._parser = HttpRequestParser(self)
+        except HttpParserInvalidMethodError:
+            raise
+        except HttpParserError as error:
+            raise bad_request() from error
+
+    def _use(self, end: int) -> None:
+        if end == len(self._data):
+            self._data = b""
+            end = 0
+        self._at = end
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self._framing = max(0, self._framing - _FRAMING_FOR_A_BYTE * len(body))
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _past_empty_line(data: bytes, at: int, tail: bytes) -> int:
+    """Where the next empty line from `at` on ends, or the data; `tail` came before, and may hold half of it."""
+    if tail:
+        end = (tail + data[at : at + 3]).find(_EMPTY_LINE)
+        if end >= 0:
+            return at + end + 4 - len(tail)
+    end = data.find(_EMPTY_LINE, at)
+    return len(data) if end < 0 else end + 4
