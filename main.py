@@ -116,7 +116,7 @@ def _reloads(container: Container) -> list[Callable[[], None]]:
     if (certificates := container.certificates()) is not None:
         found.append(certificates.reload)
     settings = container.settings()
-    if settings.auth == "required":
+    if settings.auth == "required" and not settings.core:
         found.append(partial(_reload_policy, Path(settings.policy), container.gate()))
     return found
 

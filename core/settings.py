@@ -245,7 +245,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be logged, in every form in which it might be."""
-        return secrets_of(self.amqp_url)
+        return (*secrets_of(self.amqp_url), self.core_api_key)
 
     @property
     def limits(self) -> Limits:
@@ -270,9 +270,20 @@ def problems_of(settings: Settings) -> list[str]:
                     f"--{door}-host {host} can be reached by others, and --auth is none: anybody could read and "
                     "publish. Use --auth required, or --insecure where something else keeps strangers away"
                 )
-    elif not settings.policy:
+    elif not settings.policy and not settings.core:
         problems.append("--auth required needs --policy, the file that says who may do what")
-    return problems + _token_problems(settings)
+    return problems + (_edge_problems(settings) if settings.core else _token_problems(settings))
+
+
+def _edge_problems(settings: Settings) -> list[str]:
+    problems = [
+        f"--{name.replace('_', '-')} is for the core, which judges credentials: it can't be had with --core"
+        for name in ("policy", "token_issuer", "token_audience", "token_jwks")
+        if getattr(settings, name)
+    ]
+    if settings.auth == "required" and settings.core_api_key:
+        problems.append("--core-api-key is for callers without a credential, whom --auth required turns away")
+    return problems
 
 
 def _token_problems(settings: Settings) -> list[str]:

@@ -1,11 +1,12 @@
 """`MessageService` for doors whose core is in another process."""
 
 from asyncio import Future
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
-from core.errors import DeadlineExceeded, Unavailable
+from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from core.health import Health
 from core.limits import check_topic
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
@@ -18,8 +19,12 @@ from core.remote.memory import LastAnswers
 from core.remote.streams import Streams
 from core.service import check_wait
 from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
 
 T = TypeVar("T")
+#: Is told that the core does not take a credential.
+Refused: TypeAlias = Callable[[Unauthenticated], None]
 
 #: Last answers kept: some thousands of the common size.
 _MEMORY_BYTES = 16 * 1024 * 1024
@@ -37,6 +42,8 @@ class Edge:
         """`links` by the name of their address, in order of preference."""
         self.default_topic = settings.default_topic
         self.limits = settings.limits
+        self._max_streams = settings.max_streams
+        self._max_uncommitted_bytes = settings.max_uncommitted_bytes
         self._addresses = Addresses(links, health, patience=settings.core_attempt_seconds)
         self.attempts = Attempts(
             self._addresses, seconds=settings.core_seconds, hedge_seconds=settings.core_hedge_seconds
@@ -60,6 +67,10 @@ class Edge:
         """Raise what a part of it died of; it never ends by itself."""
         await self._addresses.wait()
 
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("streams", self.streams.open, self._max_streams)
+        yield from bound("uncommitted_bytes", self.lanes.bytes, self._max_uncommitted_bytes)
+
     async def _publish(
         self, authorization: str | None, topic: str, messages: Sequence[Message], deadline: float
     ) -> tuple[Published, ...]:
@@ -76,21 +87,26 @@ class RemoteService:
     pages with the last answer, marked as stale. What was published is in the order of the calls, whatever happened.
     """
 
-    def __init__(self, edge: Edge, authorization: str | None = None) -> None:
+    def __init__(self, edge: Edge, authorization: str | None = None, refused: Refused = lambda _: None) -> None:
         self._edge = edge
         self._authorization = authorization
+        self._refused = refused
 
-    def on_behalf_of(self, authorization: str | None) -> Self:
+    def on_behalf_of(self, authorization: str | None, refused: Refused = lambda _: None) -> Self:
         """The same core for another caller, whose credential goes with each call; the core judges it.
 
-        Connections, breakers and budget are shared. Last answers are each caller's own.
+        Connections, breakers and budget are shared. Last answers are each caller's own, and forgotten once the core
+        refuses the caller. `refused` is called whenever the core does not take the credential.
         """
-        return type(self)(self._edge, authorization)
+        return type(self)(self._edge, authorization, refused)
 
     @property
     def streams(self) -> int:
         """Followers and waiting reads, of all callers."""
         return self._edge.streams.open
+
+    def figures(self) -> Iterable[Figure]:
+        return self._edge.figures()
 
     def drain(self) -> None:
         """End streams and waiting reads of all callers; everything else goes on."""
@@ -113,7 +129,9 @@ class RemoteService:
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
         check_topic(topic)
         size = self._edge.limits.check_batch(messages)
-        return self._edge.lanes.add(self._authorization, topic, messages, size, self._edge.attempts.deadline())
+        answer = self._edge.lanes.add(self._authorization, topic, messages, size, self._edge.attempts.deadline())
+        answer.add_done_callback(self._published)
+        return answer
 
     async def get_message(self, topic: str, offset: int) -> StoredMessage:
         check_topic(topic)
@@ -122,12 +140,13 @@ class RemoteService:
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
         check_wait(wait)
-        question = (self._authorization, topic, after, limit)
+        question = (self._authorization, (topic, after, limit))
         try:
             if wait:
-                page = await self._edge.streams.wait_for_page(
-                    topic, after=after, limit=limit, wait=wait, authorization=self._authorization
-                )
+                with self._judged():
+                    page = await self._edge.streams.wait_for_page(
+                        topic, after=after, limit=limit, wait=wait, authorization=self._authorization
+                    )
             else:
                 page = await self._read(lambda core: core.read_messages(topic, after=after, limit=limit))
         except _AWAY:
@@ -138,13 +157,36 @@ class RemoteService:
         self._edge.answers.keep(question, page)
         return page
 
-    def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
+    async def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
         check_topic(topic)
-        return self._edge.streams.follow(topic, after, self._authorization)
+        with self._judged():
+            async with aclosing(self._edge.streams.follow(topic, after, self._authorization)) as pages:
+                async for page in pages:
+                    yield page
 
     async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
         return await self._read(lambda core: core.list_topics(after=after, limit=limit))
 
     async def _read(self, question: Question[T]) -> T:
         attempts = self._edge.attempts
-        return await attempts.ask(question, self._authorization, until=attempts.deadline(), hedge=True)
+        with self._judged():
+            return await attempts.ask(question, self._authorization, until=attempts.deadline(), hedge=True)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except (Unauthenticated, PermissionDenied) as error:
+            self._refuse(error)
+            raise
+
+    def _published(self, answer: Future[tuple[Published, ...]]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, Unauthenticated | PermissionDenied):
+            self._refuse(error)
+
+    def _refuse(self, error: Unauthenticated | PermissionDenied) -> None:
+        """The caller may less than it could before, so what it was told then is not repeated."""
+        self._edge.answers.forget(self._authorization)
+        if isinstance(error, Unauthenticated):
+            self._refused(error)

@@ -9,7 +9,9 @@ import pytest
 
 from container import Container
 from core.errors import TriviumError
+from core.gate import Gate
 from core.health import Health
+from core.keys import KeyRing
 from core.ports import MessageService
 from core.remote.service import RemoteService
 from core.settings import MEMORY, Settings
@@ -25,8 +27,9 @@ PROTOCOLS = ("grpc", "rest")
 class Core:
     """A core in this process, each of its doors behind a proxy."""
 
-    def __init__(self, up: Running, grpc: Proxy, rest: Proxy) -> None:
+    def __init__(self, up: Running, container: Container, grpc: Proxy, rest: Proxy) -> None:
         self.service: MessageService = up.service
+        self.keys: KeyRing = container.keys()
         self.grpc = grpc
         self.rest = rest
 
@@ -53,6 +56,8 @@ class AnEdge:
         self.service = service
         self.health: Health = container.health()
         self.doors = up.doors
+        self.admin = up.admin
+        self.gate: Gate = container.gate()
 
     async def notices(self, text: str) -> None:
         """Make calls until the check of the core says `text`; without calls it would take some seconds."""
@@ -73,14 +78,20 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-@pytest.fixture
-async def core(stack: AsyncExitStack) -> Core:
-    """With a log in memory."""
-    container = Container(settings=Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0, amqp=False))
+async def start_core(stack: AsyncExitStack, **settings: Any) -> Core:
+    """A core with a log in memory, up until the stack is closed."""
+    ours = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0, amqp=False, **settings)
+    container = Container(settings=ours)
     up = await stack.enter_async_context(running(container))
     grpc = await stack.enter_async_context(Proxy(up.doors["grpc"].address))
     rest = await stack.enter_async_context(Proxy(up.doors["rest"].address.removeprefix("http://")))
-    return Core(up, grpc, rest)
+    return Core(up, container, grpc, rest)
+
+
+@pytest.fixture
+async def core(stack: AsyncExitStack) -> Core:
+    """One that lets everybody in."""
+    return await start_core(stack)
 
 
 async def start_edge(stack: AsyncExitStack, addresses: str, **settings: Any) -> AnEdge:
