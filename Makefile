@@ -3,23 +3,34 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
+BENCH_VENV := bench/.venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary :all: -r
 ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check certs proto lock venv clean rabbitmq
+.PHONY: help run test check certs proto lock venv clean rabbitmq bench bench-quick bench-venv
 
 help:
 	@echo 'make run [ARGS="..."]         run the service, with a broker unless ARGS holds --no-amqp'
 	@echo 'make test [PYTEST_ARGS="..."] run the tests'
 	@echo 'make check                    format, lint, types, layers; is what is generated up to date?'
+	@echo 'make bench [BENCH_ARGS="..."] measure beside every peer, about 40 minutes: docs/performance.md (needs 2 cores)'
+	@echo 'make bench-quick              the same in three minutes, to see that it works'
 	@echo 'make proto                    generate the Python of proto/'
 	@echo 'make certs                    make certificates for development, and tell how to use them'
 	@echo 'make lock [LOCK_ARGS=...]     lock what setup.cfg declares (--upgrade: with the newest versions)'
 	@echo 'make venv                     make $(VENV) with everything that development takes'
+	@echo 'make monitoring               generate the dashboard and the rules for Kubernetes'
+	@echo 'make image [IMAGE=name:tag]   build the container image, with podman or docker (ENGINE=, IMAGE_ARGS="...")'
+	@echo 'make binary                   make dist/trivium, one file that needs only a Python'
+	@echo 'make sbom                     write dist/trivium.cdx.json, what is in it, in CycloneDX'
+	@echo 'make check-deploy             check deploy/ and compose.yaml with the tools of those who read them'
+	@echo 'make check-image [IMAGE=...]   run the image as it should be run, and use all doors'
+	@echo 'make check-alerts             let a running Trivium suffer what each alert is about, before a real Prometheus'
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
 	@echo
 	@echo 'AMQP_URL=amqp://... uses that broker; without it a private RabbitMQ is installed and started.'
@@ -43,6 +54,7 @@ check: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.proto --check
 	$(BIN)/python -m tools.lock --check
+	$(BIN)/python -m tools.monitoring --check
 
 proto: venv
 	@$(BIN)/python -m tools.proto
@@ -65,10 +77,30 @@ $(VENV)/requirements.txt $(VENV)/requirements-dev.txt: $(VENV)/%: % | $(VENV)/py
 $(VENV)/pyvenv.cfg:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh tools/venv.sh
 
+# Trivium and the tools run in $(VENV), as users have it; the peers in an environment of their own.
+bench: venv bench-venv rabbitmq
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-quick: venv bench-venv rabbitmq
+	@$(BIN)/python -m bench --quick $(BENCH_ARGS)
+
+bench-venv: $(BENCH_VENV)/requirements.txt
+	@tools/install_load_tools.sh
+
+$(BENCH_VENV)/requirements.txt: bench/requirements.txt | $(BENCH_VENV)/pyvenv.cfg
+	@echo 'Installing $< ...' >&2
+	@$(subst $(BIN),$(BENCH_VENV)/bin,$(INSTALL)) $<
+	@cp $< $@
+
+$(BENCH_VENV)/pyvenv.cfg:
+	@PYTHON='$(PYTHON)' VENV='$(BENCH_VENV)' sh tools/venv.sh
+
 rabbitmq:
 	@tools/install_rabbitmq.sh
 
 clean:
-	rm -rf $(VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
+	rm -rf $(VENV) $(BENCH_VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+include deploy/deploy.mk

@@ -220,7 +220,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         parents=[_settings_flags()],
         epilog="Each --x-y is also TRIVIUM_X_Y, TRIVIUM_X_Y_FILE and the key x_y in the file of --config. "
-        "`trivium keys`, with the same flags, makes, lists and revokes API keys.",
+        "With the same flags, `trivium keys` makes, lists and revokes API keys, and `trivium healthcheck` asks a "
+        "running one whether it is ready.",
     )
     found.add_argument("--check-config", action="store_true", help="Check the configuration, and end.")
     found.add_argument("--version", action="version", version=f"trivium {VERSION}")
@@ -313,8 +314,13 @@ def _keys(arguments: Sequence[str]) -> int:
     return command.run(given, _settings(vars(given), os.environ))  # type: ignore[no-any-return]
 
 
+def _healthcheck(arguments: Sequence[str]) -> int:
+    settings, _ = configure(arguments, os.environ)
+    return import_module("healthcheck").check(settings)  # type: ignore[no-any-return]
+
+
 #: What `trivium NAME ...` does instead of serving; each takes the arguments after its name, and answers the exit code.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"keys": _keys}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"healthcheck": _healthcheck, "keys": _keys}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -67,8 +67,8 @@ async def test_examples_of_authentication(tmp_path: Path) -> None:
     """The same, against a Trivium with the policy that stands there; a key is kept from one command to the next."""
     assert AUTHENTICATION
     checker = doctest.OutputChecker()
-    (policy,) = [text for kind, text in BLOCK.findall(AUTHENTICATION[0]) if kind == "toml"]
-    (tmp_path / "policy.toml").write_text(policy)
+    policy = [text for kind, text in BLOCK.findall(AUTHENTICATION[0]) if kind == "toml"]
+    (tmp_path / "policy.toml").write_text("".join(policy))
     flags = (f"--data-dir={tmp_path / 'data'}", "--auth=required", f"--policy={tmp_path / 'policy.toml'}", "--no-amqp")
     env = {"TRIVIUM_DATA_DIR": str(tmp_path / "data")}
     async with trivium_process(*flags) as trivium:

@@ -12,7 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-RUNTIME, DEV = Path("requirements.txt"), Path("requirements-dev.txt")
+RUNTIME, DEV, DEPLOY = Path("requirements.txt"), Path("requirements-dev.txt"), Path("requirements-deploy.txt")
+BENCH = Path("bench/requirements.txt")
+LOCKS = (RUNTIME, DEV, DEPLOY, BENCH)
 # What a build of the metadata reads.
 SOURCES = (Path("pyproject.toml"), Path("setup.cfg"), Path("README.md"), Path("core/__init__.py"))
 
@@ -25,13 +27,15 @@ def compile_lock(folder: Path, target: Path, *options: str) -> None:
 
 def compile_locks(folder: Path, *options: str) -> None:
     """Compiles in a copy, since a build of the metadata litters, and keeps the pins of the locks that it finds."""
-    for path in (*SOURCES, RUNTIME, DEV):
+    for path in (*SOURCES, *LOCKS):
         if path.exists():
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copy(path, folder / path)
     compile_lock(folder, RUNTIME, "--extra=all", *options)
-    # The constraint keeps a pin the same in both.
+    # The constraint keeps a pin the same in all.
     compile_lock(folder, DEV, "--extra=all", "--extra=dev", f"--constraints={RUNTIME}", *options)
+    compile_lock(folder, DEPLOY, "--extra=deploy", f"--constraints={DEV}", *options)
+    compile_lock(folder, BENCH, "--extra=all", "--extra=bench", f"--constraints={RUNTIME}", *options)
 
 
 def main() -> int:
@@ -42,9 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compile_locks(folder, *(["--upgrade"] if options.upgrade else []))
-        stale = [
-            path for path in (RUNTIME, DEV) if not path.exists() or path.read_text() != (folder / path).read_text()
-        ]
+        stale = [path for path in LOCKS if not path.exists() or path.read_text() != (folder / path).read_text()]
         for path in stale:
             if options.check:
                 print(f"{path} is not what setup.cfg asks for: run `make lock`.", file=sys.stderr)

@@ -10,10 +10,12 @@ import httpx2
 import msgspec
 import pytest
 
+from core.errors import PermissionDenied
 from core.health import Health, State
 from core.settings import Settings
 from core.telemetry.metrics import Metrics
 from transports.admin import http as admin_http
+from transports.admin.http import Request
 from transports.admin.listener import AdminListener
 
 
@@ -184,3 +186,11 @@ async def test_ipv6(health: Health, settings: Settings) -> None:
     async with AdminListener(Metrics(), health, local) as admin, httpx2.AsyncClient(base_url=admin.address) as http:
         assert admin.address.startswith("http://[::1]:")
         assert (await http.get("/livez")).status_code == 200
+
+
+async def test_the_log_level_is_changed_from_this_machine_alone(admin: AdminListener) -> None:
+    """Where the listener is opened to a scraper elsewhere, there are still no rights on it."""
+    asked = Request("192.0.2.1", "PUT", "/loglevel", "", {}, b'{"level": "debug"}')
+    with pytest.raises(PermissionDenied):
+        await admin.answer(asked)
+    assert (await admin.answer(msgspec.structs.replace(asked, method="GET"))).status == 200

@@ -132,4 +132,4 @@ async def test_strangers_leave_no_lines(process: TriviumProcess, pki: Pki) -> No
             writer.close()
     assert await process.end(signal.SIGTERM) == 0
     await process.closed()
-    assert {line.get("level") for line in process.lines} == {"info"}
+    assert {line.get("log.level") for line in process.lines} == {"info"}

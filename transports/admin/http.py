@@ -26,8 +26,9 @@ _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\Z")
 
 
 class Request(Struct, frozen=True):
-    """`headers` by lower-case names; of one that is repeated the values are joined by commas."""
+    """`client` is an address; `headers` go by lower-case names, the values of a repeated one joined by commas."""
 
+    client: str
     method: str
     path: str
     query: str
@@ -92,7 +93,7 @@ class AdminServer:
         self._connections[writer] = asyncio.current_task()
         try:
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):  # the client went away, or stalls
-                answer, with_body = await self._answer(reader)
+                answer, with_body = await self._answer(reader, writer.get_extra_info("peername")[0])
                 async with asyncio.timeout(_SECONDS):
                     writer.write(_encode(answer, with_body))
                     await writer.drain()
@@ -102,12 +103,12 @@ class AdminServer:
             del self._connections[writer]
             writer.transport.abort()  # what the client did not take by now is lost
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+    async def _answer(self, reader: asyncio.StreamReader, client: str) -> tuple[Answer, bool]:
         """The answer, and whether its body is sent."""
         request = None
         try:
             async with asyncio.timeout(_SECONDS):
-                request = await _read(reader)
+                request = await _read(reader, client)
         except TimeoutError:
             return problem(DeadlineExceeded("did not arrive in time", field="request"), status=408), True
         except asyncio.LimitOverrunError:
@@ -123,7 +124,7 @@ class AdminServer:
             return problem(Internal("an unexpected error; the log tells more")), True
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def _read(reader: asyncio.StreamReader, client: str) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n")
     first, *lines = head.split("\r\n")
     line = _REQUEST_LINE.match(first)
@@ -144,7 +145,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     if len(length) > 9 or int(length) > _BODY_BYTES:
         raise TooLarge(f"must be at most {_BODY_BYTES} bytes", field="body")
     path, _, query = line[2].partition("?")
-    return Request(line[1], path, query, headers, await reader.readexactly(int(length)))
+    return Request(client, line[1], path, query, headers, await reader.readexactly(int(length)))
 
 
 def _encode(answer: Answer, with_body: bool) -> bytes:

@@ -2,12 +2,13 @@
 
 import asyncio
 from importlib import import_module
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from core.errors import InvalidArgument, MethodNotAllowed, NotFound, Unavailable
+from core.errors import InvalidArgument, MethodNotAllowed, NotFound, PermissionDenied, Unavailable
 from core.health import Health
 from core.logs import LEVELS, log_level, set_log_level
 from core.settings import Settings
@@ -96,6 +97,8 @@ class AdminListener:
         return _json({"level": log_level()})
 
     async def _set_level(self, request: Request) -> Answer:
+        if not ip_address(request.client.partition("%")[0]).is_loopback:
+            raise PermissionDenied("the log level is changed from this machine alone")
         try:
             level = msgspec.json.decode(request.body, type=LogLevel).level
         except msgspec.MsgspecError as error:

@@ -1,0 +1,31 @@
+#!/bin/sh
+# What `make check-deploy` runs: the files of deploy/ and compose.yaml, each read by the tool that it is for, or by its schema.
+set -eu
+
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+
+echo '== Kubernetes: kustomize, and the schemas of its API (the operator of Prometheus is not in them)'
+for overlay in deploy/kubernetes/overlays/*; do
+    kustomize build "$overlay" >"$made/$(basename "$overlay").yaml"
+done
+kubernetes-validate --strict --quiet --no-warn "$made"/*.yaml
+
+echo '== compose.yaml: the schema of the Compose Specification'
+check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+echo '== Prometheus: promtool'
+promtool check config deploy/prometheus/prometheus.yml
+promtool test rules deploy/prometheus/tests/*.yml
+
+echo '== Grafana: promtool reads the expressions of the dashboard'
+python - >"$made/dashboard.yml" <<'CODE'
+import json
+from pathlib import Path
+
+dashboard = json.loads(Path("deploy/grafana/dashboards/trivium.json").read_text().replace("$__rate_interval", "1m"))
+queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+rules = [{"record": f"query{number}", "expr": query} for number, query in enumerate(queries)]
+print(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+CODE
+promtool check rules "$made/dashboard.yml"
