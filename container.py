@@ -13,8 +13,11 @@ from core.gate import OpenGate, PolicyGate
 from core.health import Health
 from core.keys import KeyRing
 from core.policy import Policy, read_policy
-from core.ports import SystemClock
+from core.ports import MessageService, SystemClock
 from core.relay import Relay, RelaySettings
+from core.remote.gate import ForwardingGate
+from core.remote.links import Link
+from core.remote.service import Edge, RemoteService
 from core.service import LocalService
 from core.settings import Settings
 from core.stores.keys import SqliteKeys
@@ -40,6 +43,15 @@ def _imported_later(module: str, name: str) -> Callable[..., Any]:
         return getattr(import_module(module), name)(*args, **kwargs)
 
     return build
+
+
+def _links(settings: Settings) -> dict[str, Link]:
+    """The way to each address of `--core`; a protocol that none has is not imported."""
+    modules = {"grpc": ("transports.grpc.remote", "GrpcLink"), "http": ("transports.rest.remote", "HttpLink")}
+    return {
+        address: _imported_later(*modules[address.partition(":")[0].removesuffix("s")])(address, settings)
+        for address in settings.core.split(",")
+    }
 
 
 def _policy(path: str) -> Policy:
@@ -75,6 +87,11 @@ def _traced(name: str) -> Callable[..., Any]:
     return wrap
 
 
+def _tracer(tracing: Any, settings: Settings) -> Callable[[MessageService], Any]:
+    """The same for services that are made later."""
+    return lambda service: _traced("TracedService")(service, tracing, settings)
+
+
 def _observer(tracing: Any) -> Any:
     return None if tracing is None else tracing.committed
 
@@ -102,7 +119,13 @@ class Container(containers.DeclarativeContainer):
         health,
         providers.Callable(_observer, tracing),
     )
-    service = providers.Singleton(LocalService.of, log, settings)
+    edge = providers.Singleton(Edge, providers.Callable(_links, settings), health, settings)
+    remote = providers.Singleton(RemoteService, edge)
+    service = providers.Selector(
+        providers.Callable(lambda settings: "remote" if settings.core else "local", settings),
+        local=providers.Singleton(LocalService.of, log, settings),
+        remote=remote,
+    )
     served = providers.Singleton(_traced("TracedService"), service, tracing, settings)
 
     metrics = providers.Singleton(Metrics)
@@ -117,7 +140,8 @@ class Container(containers.DeclarativeContainer):
     )
     tokens = providers.Singleton(_tokens, settings, health)
     gate = providers.Selector(
-        settings.provided.auth,
+        providers.Callable(lambda settings: "core" if settings.core else settings.auth, settings),
+        core=providers.Singleton(ForwardingGate, remote, settings, providers.Callable(_tracer, tracing, settings)),
         none=providers.Singleton(OpenGate, served, settings),
         required=providers.Singleton(PolicyGate, served, policy, keys, tokens, settings),
     )

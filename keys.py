@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """The exit code. Raises `InvalidSettings`."""
     if settings.data_dir == MEMORY:
         raise InvalidSettings(["--data-dir: what is in memory belongs to one process"])
+    if settings.core:
+        raise InvalidSettings(["--core: the keys are at the core, and administered there"])
     configure_logging("warning", settings.log_format)
     folder = Path(settings.data_dir)
     try:

@@ -75,20 +75,17 @@ async def running(container: Container) -> AsyncIterator[Running]:
         if (spans := container.tracing()) is not None:
             await stack.enter_async_context(spans)
         lag = await stack.enter_async_context(container.loop_lag())
-        store = await stack.enter_async_context(container.log())
-        keys = await stack.enter_async_context(container.keys())
+        base = [await stack.enter_async_context(part) for part in _base(container, settings)]
         service = container.service()
         up = Running(service)
         up.admin = address
-        up.parts += (store, keys)
-        if (tokens := container.tokens()) is not None:
-            up.parts.append(await stack.enter_async_context(tokens))
-        if settings.data_dir != MEMORY:
+        up.parts += base
+        if settings.data_dir != MEMORY and not settings.core:
             await stack.enter_async_context(container.control())
         for measured in (
             health,
             lag,
-            store,
+            *base,
             service,
             container.gate(),
             container.publisher() if settings.amqp else None,
@@ -119,7 +116,7 @@ def _reloads(container: Container) -> list[Callable[[], None]]:
     if (certificates := container.certificates()) is not None:
         found.append(certificates.reload)
     settings = container.settings()
-    if settings.auth == "required":
+    if settings.auth == "required" and not settings.core:
         found.append(partial(_reload_policy, Path(settings.policy), container.gate()))
     return found
 
@@ -140,6 +137,17 @@ async def _open_admin(stack: AsyncExitStack, container: Container) -> str:
     log.info("admin listener is open", address=admin.address)
     address: str = admin.address
     return address
+
+
+def _base(container: Container, settings: Settings) -> Iterator[Any]:
+    """What the service stands on: a store and who may use it, or the way to a core that has both."""
+    if settings.core:
+        yield container.edge()
+        return
+    yield container.log()
+    yield container.keys()
+    if (tokens := container.tokens()) is not None:
+        yield tokens
 
 
 def _parts(container: Container, settings: Settings) -> Iterator[Any]:
@@ -238,7 +246,8 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     """The settings, and whether only they are to be checked. Raises `InvalidSettings`."""
     given = vars(parser().parse_args(arguments))
     settings = _settings(given, environment)
-    problems = [
+    problems = _missing_for_the_core(settings)
+    problems += [
         f"{door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}"
         for door, libraries in LIBRARIES.items()
         if getattr(settings, door)
@@ -278,6 +287,18 @@ def _tls_problems(settings: Settings) -> list[str]:
     if of_broker:
         found += import_module("transports.amqp.tls").problems(settings)
     return found
+
+
+def _missing_for_the_core(settings: Settings) -> list[str]:
+    """Problems of `--core` with the libraries that its protocols take."""
+    schemes = {address.partition(":")[0].removesuffix("s") for address in settings.core.split(",") if address}
+    needed = {"grpc": ("grpc", LIBRARIES["grpc"]), "http": ("remote", ("aiohttp",))}
+    return [
+        f"core: {library} is not installed; install 'trivium[{needed[scheme][0]}]', or use no {scheme}:// address"
+        for scheme in sorted(schemes)
+        for library in needed[scheme][1]
+        if not _is_installed(library)
+    ]
 
 
 def _is_installed(library: str) -> bool:

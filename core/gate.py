@@ -5,28 +5,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
-from typing import Protocol, TypeVar
+from typing import Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 import structlog
 
 from core.administration import GuardedKeys, KeyAdministration, KeyService
-from core.allowance import Allowance, Bucket, Rates
-from core.errors import Overloaded, PermissionDenied, Unauthenticated
+from core.allowance import Allowance, Rates
+from core.errors import PermissionDenied, Unauthenticated
 from core.guard import GuardedService
 from core.keys import PREFIX, KeyRing
+from core.places import Failures, network, remember
 from core.policy import Grants, Identity, Policy, Principal
 from core.ports import MessageService
 from core.settings import Settings
 
 log = structlog.get_logger("trivium.gate")
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-#: Sessions, and addresses that failed, that are remembered.
-_REMEMBERED = 10_000
 #: No timer runs longer; a stream that old may as well begin anew.
 _LONGEST_SECONDS = 30 * 86_400.0
 ANONYMOUS = "anonymous"
@@ -68,12 +63,16 @@ class Session:
         allowance: Allowance,
         now: Callable[[], float],
         keys: KeyService | None = None,
+        *,
+        no_keys: str = "nobody administers keys with --auth none",
     ) -> None:
+        """Without `keys`, `no_keys` says why nobody administers them."""
         self.identity = identity
         self.principal = principal
         self.allowance = allowance
         self.service: MessageService
         self._keys = None if keys is None else GuardedKeys(keys, self)
+        self._no_keys = no_keys
         self._now = now
         self._ended: str | None = None
         self._running: set[asyncio.Timeout] = set()
@@ -82,7 +81,7 @@ class Session:
     def keys(self) -> KeyService:
         """The API keys as its principal may administer them."""
         if self._keys is None:
-            raise PermissionDenied("nobody administers keys with --auth none")
+            raise PermissionDenied(self._no_keys)
         return self._keys
 
     @property
@@ -150,20 +149,23 @@ class OpenGate:
         return self._of(f"amqp:{user or ''}") if self._bounded else self._everybody
 
     def _of(self, address: str) -> Session:
-        place = _network(address)
+        place = network(address)
         session = self._sessions.get(place)
         if session is None:
             session = self._session(Allowance(self._settings.rates))
-            _remember(self._sessions, place, session)
+            remember(self._sessions, place, session)
         return session
 
     def _session(self, allowance: Allowance) -> Session:
-        everything = ("#",)
-        identity = Identity(name=ANONYMOUS, anchor=ANONYMOUS)
-        principal = Principal(ANONYMOUS, Grants(publish=everything, read=everything, consume=everything))
-        session = Session(identity, principal, allowance, time.time)
+        session = Session(Identity(name=ANONYMOUS, anchor=ANONYMOUS), unbounded(ANONYMOUS), allowance, time.time)
         session.service = GuardedService(self._service, session, default_topic=self._settings.default_topic)
         return session
+
+
+def unbounded(name: str) -> Principal:
+    """Somebody who may do everything with messages, as far as this process is to judge."""
+    everything = ("#",)
+    return Principal(name, Grants(publish=everything, read=everything, consume=everything))
 
 
 class PolicyGate:
@@ -184,7 +186,6 @@ class PolicyGate:
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.failures = 0
         self._service = service
         self._policy = policy
         self._keys = keys
@@ -195,7 +196,7 @@ class PolicyGate:
         self._sessions: dict[Hashable, Session] = {}
         self._all: WeakSet[Session] = WeakSet()
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
-        self._failed: dict[str, Bucket] = {}
+        self._failures = Failures(settings.auth_failures)
         keys.on_revoked(lambda anchor: self.end(anchor, "the API key was revoked"))
         if tokens is not None:
             tokens.on_withdrawn(lambda anchor: self.end(anchor, "the key that signed the access token was withdrawn"))
@@ -244,14 +245,12 @@ class PolicyGate:
     async def _prove(self, token: str | None, proof: Hashable, credentials: Credentials) -> Session:
         if token is None and not credentials.certificate:
             raise Unauthenticated("an API key, an access token or a client certificate is needed")
-        place = _network(credentials.address)
-        failed = self._failed.get(place)
-        if failed is not None and (seconds := failed.wait()):
-            raise Overloaded("too many failed authentications came from this address", retry_after=seconds)
+        place = network(credentials.address)
+        self._failures.check(place)
         try:
             return self._open(await self._identify(token, credentials), proof)
         except Unauthenticated as error:
-            self._count_failure(place, str(error))
+            self._failures.count(place, str(error))
             raise
 
     async def _identify(self, token: str | None, credentials: Credentials) -> Identity:
@@ -278,36 +277,6 @@ class PolicyGate:
         session = Session(identity, self._policy.principal(identity), allowance, self._now, self._administration)
         session.service = GuardedService(self._service, session, default_topic=self._settings.default_topic)
         self._all.add(session)
-        _remember(self._sessions, proof, session)
+        remember(self._sessions, proof, session)
         log.debug("session", principal=identity.name, kind=kind)
         return session
-
-    def _count_failure(self, place: str, reason: str) -> None:
-        self.failures += 1
-        bucket = self._failed.get(place)
-        if bucket is None:
-            most = self._settings.auth_failures
-            bucket = Bucket(most / 60, burst=most)
-            _remember(self._failed, place, bucket)
-        bucket.take()
-        if bucket.wait():
-            log.warning("authentication fails too often", address=place, reason=reason)
-
-
-def _network(address: str) -> str:
-    """What counts as one place: an IPv4 address, or the /64 that somebody with IPv6 has at least."""
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, IPv6Address):
-        mapped = found.ipv4_mapped
-        return str(mapped) if mapped else f"{IPv6Address(int(found) >> 64 << 64)}/64"
-    return address
-
-
-def _remember(known: dict[K, V], key: K, value: V) -> None:
-    """Keep `value`, at the cost of the one that came first where there are too many."""
-    if key not in known and len(known) >= _REMEMBERED:
-        del known[next(iter(known))]
-    known[key] = value

@@ -25,6 +25,8 @@ ADVICE: Mapping[str, str] = {
     "See that RabbitMQ runs, has memory and disk, and is the one of --amqp-url.",
     "inbox": "Messages wait in RabbitMQ, in their order, and are taken once the store takes them.",
     "relay": "Messages wait in the log, in their order.",
+    "core": "Publishing is refused, and last answers are repeated for a while. "
+    "See that the core runs, and that its addresses are those of --core.",
 }
 
 

@@ -79,6 +79,24 @@ class Greeting(Struct, frozen=True):
     text: str
 
 
+class StaleMessage(StoredMessage, frozen=True, gc=False):
+    """An earlier answer of `get data`, repeated since the core can't be reached; it was current `age` seconds ago."""
+
+    age: float
+
+
+class StaleGreeting(Greeting, frozen=True):
+    """As `StaleMessage`, for a topic that was empty."""
+
+    age: float
+
+
+class StalePage(Page, frozen=True):
+    """As `StaleMessage`, for a page."""
+
+    age: float
+
+
 def new_message(
     data: bytes,
     *,

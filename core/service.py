@@ -74,8 +74,7 @@ class LocalService:
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
         limit = check_limit(limit)
-        if not 0 <= wait <= MAX_WAIT_SECONDS:
-            raise InvalidArgument(f"must be from 0 to {MAX_WAIT_SECONDS:g} seconds", field="wait")
+        check_wait(wait)
         head = await self._check_cursor(topic, after)
         if head == after and wait:
             await self._wait(topic, after, wait)
@@ -128,6 +127,12 @@ class LocalService:
             yield
         finally:
             self.streams -= 1
+
+
+def check_wait(wait: float) -> None:
+    """Raise `InvalidArgument` unless a page may be waited for that long."""
+    if not 0 <= wait <= MAX_WAIT_SECONDS:
+        raise InvalidArgument(f"must be from 0 to {MAX_WAIT_SECONDS:g} seconds", field="wait")
 
 
 def check_limit(limit: int | None) -> int:

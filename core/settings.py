@@ -25,6 +25,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+SecondsOrOff = Annotated[float, Meta(ge=0, le=86400)]
 Rate = Annotated[float, Meta(ge=0)]
 
 #: `https://app.example`: a scheme and a host, perhaps a port, nothing behind it (RFC 6454).
@@ -42,6 +43,9 @@ TOKEN_ALGORITHMS = {
     **dict.fromkeys(("EdDSA", "Ed25519"), "OKP"),
 }
 _TRUE_FALSE = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+#: One of the addresses that `--core` lists.
+_CORE = r"(grpcs?|https?)://[^/?#,\s@]+:[0-9]{1,5}"
 
 
 def _help(text: str) -> Meta:
@@ -201,6 +205,29 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds, _help("Longest pause between probes of a held topic: a new queue gets its messages within it.")
     ] = 5.0
 
+    core: Annotated[
+        str,
+        Meta(pattern=rf"^({_CORE}(,{_CORE})*)?\Z"),
+        _help(
+            "Serve a core in another process, and have no store: grpc[s]://host:port and http[s]://host:port, "
+            "separated by commas, the preferred first."
+        ),
+    ] = ""
+    core_seconds: Annotated[Seconds, _help("Time for a call to the core where the caller named none.")] = 10.0
+    core_attempt_seconds: Annotated[
+        Seconds, _help("Time for one address to answer; leaves time for others and a repetition.")
+    ] = 3.0
+    core_stale_seconds: Annotated[
+        SecondsOrOff, _help("Age up to which a last answer is repeated while the core is away; 0: none is.")
+    ] = 60.0
+    core_hedge_seconds: Annotated[
+        SecondsOrOff, _help("Ask the next address too if a read takes longer; 0: never, since it adds load.")
+    ] = 0.0
+    core_api_key: Annotated[str, _help("API key for calls of callers that bring no credential.")] = ""
+    core_tls_ca: Annotated[str, _help("PEM file of who vouches for the core; the system's if empty.")] = ""
+    core_tls_cert: Annotated[str, _help("PEM file of the certificate shown to the core, for mutual TLS.")] = ""
+    core_tls_key: Annotated[str, _help("PEM file of the key of that certificate.")] = ""
+
     @property
     def algorithms(self) -> tuple[str, ...]:
         """Those of `token_algorithms`."""
@@ -218,7 +245,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be logged, in every form in which it might be."""
-        return secrets_of(self.amqp_url)
+        return (*secrets_of(self.amqp_url), self.core_api_key)
 
     @property
     def limits(self) -> Limits:
@@ -243,9 +270,20 @@ def problems_of(settings: Settings) -> list[str]:
                     f"--{door}-host {host} can be reached by others, and --auth is none: anybody could read and "
                     "publish. Use --auth required, or --insecure where something else keeps strangers away"
                 )
-    elif not settings.policy:
+    elif not settings.policy and not settings.core:
         problems.append("--auth required needs --policy, the file that says who may do what")
-    return problems + _token_problems(settings)
+    return problems + (_edge_problems(settings) if settings.core else _token_problems(settings))
+
+
+def _edge_problems(settings: Settings) -> list[str]:
+    problems = [
+        f"--{name.replace('_', '-')} is for the core, which judges credentials: it can't be had with --core"
+        for name in ("policy", "token_issuer", "token_audience", "token_jwks")
+        if getattr(settings, name)
+    ]
+    if settings.auth == "required" and settings.core_api_key:
+        problems.append("--core-api-key is for callers without a credential, whom --auth required turns away")
+    return problems
 
 
 def _token_problems(settings: Settings) -> list[str]:
@@ -347,10 +385,23 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], toml: Path | 
             values[name] = msgspec.convert(value, kind, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             problems.append(f"{origin}: {error}")
+    if values.get("core"):
+        _check_edge(values, problems)
     problems.extend(f"{toml}: no setting is named {name!r}" for name in from_toml if name not in types)
     if problems:
         raise InvalidSettings(problems)
     return Settings(**values)
+
+
+def _check_edge(values: dict[str, Any], problems: list[str]) -> None:
+    """The AMQP door works on the store, so it is where the store is; elsewhere it is off unless somebody insists."""
+    if values.setdefault("amqp", False):
+        problems.append("amqp: works on the store, so it can't be had with --core; use --no-amqp here, --amqp there")
+    problems.extend(
+        f"core: {address} has no port, these go up to 65535"
+        for address in values["core"].split(",")
+        if int(address.rpartition(":")[2]) > 65535
+    )
 
 
 def _find(

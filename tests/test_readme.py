@@ -86,6 +86,18 @@ async def test_examples_of_authentication(tmp_path: Path) -> None:
                 assert checker.check_output(expected.strip(), "\n".join(printed).strip(), doctest.ELLIPSIS), command
 
 
+async def test_the_split_is_configured_as_it_stands() -> None:
+    """Each process of the split takes its command line."""
+    (split,) = re.findall(r"^## Doors apart.*?^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    core, variable, *edges, _ = split.splitlines()
+    assert len(edges) == 2
+    for line in (core, *edges):
+        command = line.partition("&")[0].replace(".venv/bin/python", sys.executable)
+        assert await output("bash", "-c", f"{variable}\n{command} --check-config") == (
+            "trivium: the configuration is valid\n"
+        )
+
+
 def test_every_setting_named_exists() -> None:
     """The README names no flag that the command line does not know."""
     from main import parser

@@ -17,6 +17,8 @@ SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 JSON = "application/json"
+#: RFC 8259, section 2.
+_SPACE = b" \t\r\n"
 REQUIRED = ("specversion", "id", "source", "type")
 
 _members = msgspec.json.Decoder(dict[str, Raw])
@@ -111,19 +113,7 @@ def encode_event(stored: StoredMessage) -> bytes:
 def event_members(stored: StoredMessage) -> dict[str, Any]:
     """The members of `encode_event`, for an encoder of a document around it."""
     message = stored.message
-    members: dict[str, Any] = {
-        "specversion": SPECVERSION,
-        "id": message.id,
-        "source": message.source,
-        "type": message.type,
-        "time": stored.time,
-        "datacontenttype": message.content_type,
-    }
-    if message.subject is not None:
-        members["subject"] = message.subject
-    if message.key is not None:
-        members["partitionkey"] = message.key
-    members.update(message.attributes)
+    members = _attribute_members(message, stored.time)
     members["topic"] = stored.topic
     members["offset"] = str(stored.offset)  # CloudEvents' Integer has 32 bits
     if not message.data:
@@ -134,6 +124,53 @@ def event_members(stored: StoredMessage) -> dict[str, Any]:
         members["data"] = message.data.decode()
     else:
         members["data_base64"] = message.data
+    return members
+
+
+def encode_batch(messages: Iterable[Message]) -> bytes:
+    """What `decode_batch` reads; all data is in base64, which keeps every byte of it."""
+    return _encode([{**_attribute_members(one, one.time), "data_base64": one.data} for one in messages])
+
+
+def decode_stored(event: bytes | Raw) -> StoredMessage:
+    """What `encode_event` made, byte for byte. Raises `ValueError` if it made no such thing."""
+    members = _members.decode(event)
+    data = members.pop("data", None)
+    encoded = members.pop("data_base64", None)
+    attributes = {name: _text.decode(value) for name, value in members.items()}
+    content_type = attributes.pop("datacontenttype")
+    if data is None:
+        content = b"" if encoded is None else _from_base64(encoded)
+    else:
+        content = _verbatim(bytes(event), bytes(data)) if is_json(content_type) else _text.decode(data).encode()
+    message = message_of(attributes, content, content_type)
+    return StoredMessage(
+        attributes["topic"], int(attributes["offset"]), parse_time(attributes["time"], "time"), message
+    )
+
+
+def _verbatim(event: bytes, data: bytes) -> bytes:
+    """JSON data, which is the last member of a stored event, with the white space around it."""
+    end = len(event.rstrip(_SPACE)) - 1
+    begin = len(event[: len(event[:end].rstrip(_SPACE)) - len(data)].rstrip(_SPACE))
+    return event[begin:end]
+
+
+def _attribute_members(message: Message, time: datetime | None) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "specversion": SPECVERSION,
+        "id": message.id,
+        "source": message.source,
+        "type": message.type,
+    }
+    if time is not None:
+        members["time"] = time
+    members["datacontenttype"] = message.content_type
+    if message.subject is not None:
+        members["subject"] = message.subject
+    if message.key is not None:
+        members["partitionkey"] = message.key
+    members.update(message.attributes)
     return members
 
 

@@ -1,6 +1,7 @@
 """A whole Trivium on a real broker, and a client of each kind."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import grpc.aio
@@ -12,7 +13,9 @@ from core.settings import MEMORY, Settings
 from main import Running, running
 from tests.conformance.clients import AmqpRpc, Client, Grpc, InProcess, Rest, amqp_rpc
 
-KINDS = ("in process", "rest", "grpc", "amqp rpc")
+#: The door of an edge, and how the edge reaches the core.
+EDGES = ("rest over grpc", "rest over rest", "grpc over grpc", "grpc over rest")
+KINDS = ("in process", "rest", "grpc", "amqp rpc", *EDGES)
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +57,48 @@ async def rpc(trivium: Running, settings: Settings) -> AsyncIterator[AmqpRpc]:
         yield client
 
 
+@pytest.fixture
+async def edge_client(kind: str, trivium: Running) -> AsyncIterator[Client | None]:
+    """A client of an edge, where the kind is one."""
+    if kind not in EDGES:
+        yield None
+        return
+    door, _, core = kind.partition(" over ")
+    address = trivium.doors[core].address
+    settings = Settings(
+        core=address if core == "rest" else f"grpc://{address}",
+        rest=door == "rest",
+        grpc=door == "grpc",
+        amqp=False,
+        rest_port=0,
+        grpc_port=0,
+        admin_port=0,
+    )
+    async with running(Container(settings=settings)) as edge, AsyncExitStack() as stack:
+        address = edge.doors[door].address
+        if door == "rest":
+            yield Rest(await stack.enter_async_context(httpx2.AsyncClient(base_url=address, timeout=60)))
+        else:
+            yield Grpc(await stack.enter_async_context(grpc.aio.insecure_channel(address)))
+
+
 @pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, trivium: Running, rest: Rest, grpc_client: Grpc, rpc: AmqpRpc
+    kind: str, trivium: Running, rest: Rest, grpc_client: Grpc, rpc: AmqpRpc, edge_client: Client | None
 ) -> Client:
-    """Each kind in turn."""
+    """A client of that kind."""
+    if edge_client is not None:
+        return edge_client
     kinds: dict[str, Client] = {
         "in process": InProcess(trivium.service),
         "rest": rest,
         "grpc": grpc_client,
         "amqp rpc": rpc,
     }
-    return kinds[request.param]
+    return kinds[kind]

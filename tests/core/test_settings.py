@@ -184,6 +184,10 @@ def test_the_limits_are_those_of_the_settings() -> None:
         ({"grpc_host": "example.org"}, "--insecure"),
         ({"auth": "required"}, "needs --policy"),
         ({"rest": False, "grpc": False, "amqp": False}, "no door is enabled"),
+        ({"core": "grpc://core:1", "rest_host": "192.0.2.1"}, "--rest-host 192.0.2.1 can be reached by others"),
+        ({"core": "grpc://core:1", "auth": "required", "policy": "policy.toml"}, "--policy is for the core"),
+        ({"core": "grpc://core:1", "auth": "required", "token_issuer": "https://a"}, "--token-issuer is for the core"),
+        ({"core": "grpc://core:1", "auth": "required", "core_api_key": "trv_x"}, "--core-api-key is for callers"),
     ],
 )
 def test_what_does_not_go_together_is_told(changes: dict[str, Any], problem: str) -> None:
@@ -200,6 +204,8 @@ def test_what_does_not_go_together_is_told(changes: dict[str, Any], problem: str
         {"rest_host": "192.0.2.1", "insecure": True},
         {"rest_host": "192.0.2.1", "rest": False},
         {"rest_host": "192.0.2.1", "auth": "required", "policy": "policy.toml"},
+        {"rest_host": "192.0.2.1", "auth": "required", "core": "grpc://core:1"},
+        {"core": "grpc://core:1", "core_api_key": "trv_x"},
     ],
 )
 def test_what_goes_together_is_no_problem(changes: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from msgspec import Struct
 
+from core import deadlines
 from core.administration import KeyService
 from core.errors import (
     DeadlineExceeded,
@@ -95,6 +96,10 @@ class Call:
             raise InvalidArgument("is missing", field="request")
         return request
 
+    def begin_deadline(self) -> None:
+        """Let everything that works for this call know when its caller gives up; gRPC ends it then by itself."""
+        deadlines.begin(self._context.time_remaining())
+
     async def read(self) -> bytes | None:
         """The next request of a stream, None after the last."""
         request = await self._context.read()
@@ -124,7 +129,9 @@ def unary(operation: str, answer: Callable[[Call, bytes], Awaitable[bytes]]) -> 
     """An RPC of one request and one answer."""
 
     async def handle(call: Call) -> bytes:
-        return await answer(call, await call.request())
+        request = await call.request()
+        call.begin_deadline()
+        return await answer(call, request)
 
     return Rpc(operation, handle)
 

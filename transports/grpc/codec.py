@@ -1,6 +1,6 @@
 """Requests from protobuf and answers into it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -13,7 +13,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from core.errors import InvalidArgument, TriviumError
 from core.limits import Limits
-from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage, new_message
+from core.messages import (
+    Greeting,
+    Message,
+    Page,
+    Published,
+    StaleGreeting,
+    StaleMessage,
+    StalePage,
+    StoredMessage,
+    TopicPage,
+    new_message,
+)
 from proto.trivium.v1 import messages_pb2 as pb
 
 _Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
@@ -85,13 +96,13 @@ def decode_message(message: pb.Message) -> Message:
         type=message.type or None,
         content_type=message.content_type or None,
         subject=message.subject if message.HasField("subject") else None,
-        time=_decode_time(message.time) if message.HasField("time") else None,
+        time=decode_time(message.time) if message.HasField("time") else None,
         key=message.key if message.HasField("key") else None,
         attributes=dict(message.attributes),
     )
 
 
-def _decode_time(time: Timestamp) -> datetime:
+def decode_time(time: Timestamp) -> datetime:
     if not _FIRST_SECOND <= time.seconds <= _LAST_SECOND:
         raise InvalidArgument("its seconds must be within the years 1 to 9999", field="time")
     if not 0 <= time.nanos <= 999_999_999:
@@ -105,15 +116,25 @@ def encode_time(time: datetime) -> Timestamp:
 
 
 def encode_message(stored: StoredMessage) -> pb.Message:
-    message = stored.message
+    return _encode_message(stored.message, stored.time, stored.topic, stored.offset)
+
+
+def encode_request(topic: str, messages: Iterable[Message]) -> pb.PublishRequest:
+    """What `decode_publish` reads."""
+    return pb.PublishRequest(topic=topic, messages=[_encode_message(message, message.time) for message in messages])
+
+
+def _encode_message(
+    message: Message, time: datetime | None, topic: str | None = None, offset: int | None = None
+) -> pb.Message:
     return pb.Message(
-        topic=stored.topic,
-        offset=stored.offset,
+        topic=topic,
+        offset=offset,
         id=message.id,
         source=message.source,
         type=message.type,
         subject=message.subject,
-        time=encode_time(stored.time),
+        time=None if time is None else encode_time(time),
         content_type=message.content_type,
         data=message.data,
         key=message.key,
@@ -137,7 +158,7 @@ class EncodedMessages:
         self._kept: dict[tuple[str, int], bytes] = {}
 
     def one(self, stored: StoredMessage) -> bytes:
-        """A GetMessageResponse or GetDataResponse; also a page of one message without its cursor."""
+        """A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor."""
         place = (stored.topic, stored.offset)
         encoded = self._kept.get(place)
         if encoded is None:
@@ -148,7 +169,19 @@ class EncodedMessages:
     def page(self, page: Page) -> bytes:
         """A ReadMessagesResponse or FollowResponse."""
         cursor = pb.FollowResponse(next=page.next).SerializeToString()
+        if isinstance(page, StalePage):
+            cursor += pb.ReadMessagesResponse(stale=pb.Stale(age_seconds=page.age)).SerializeToString()
         return b"".join([*map(self.one, page.messages), cursor])
+
+    def data(self, newest: StoredMessage | Greeting) -> bytes:
+        """A GetDataResponse."""
+        if isinstance(newest, StoredMessage):
+            answer = self.one(newest)
+        else:
+            answer = pb.GetDataResponse(greeting=newest.text).SerializeToString()
+        if isinstance(newest, StaleMessage | StaleGreeting):
+            answer += pb.GetDataResponse(stale=pb.Stale(age_seconds=newest.age)).SerializeToString()
+        return answer
 
     def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
         self._kept[place] = encoded
@@ -156,10 +189,6 @@ class EncodedMessages:
         while self.bytes > self._max_bytes:
             oldest = next(iter(self._kept))
             self.bytes -= len(self._kept.pop(oldest)) + _ENTRY_BYTES
-
-
-def encode_greeting(greeting: Greeting) -> bytes:
-    return pb.GetDataResponse(greeting=greeting.text).SerializeToString()
 
 
 def encode_published(published: Sequence[Published]) -> bytes:

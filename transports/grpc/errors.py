@@ -1,9 +1,12 @@
 """The table from the codes of Trivium to gRPC's, and errors in the form of `google.rpc.Status`."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -24,6 +27,7 @@ from core.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from core.remote.links import Unreachable, told
 from proto.trivium.v1 import messages_pb2 as pb
 
 DOMAIN = "trivium"
@@ -43,6 +47,7 @@ STATUS: Mapping[type[TriviumError], grpc.StatusCode] = {
 }
 #: Fields that the .proto calls otherwise than the core.
 _FIELDS = {"wait": "wait_seconds"}
+_CORE_FIELDS = {ours: field for field, ours in _FIELDS.items()}
 
 
 def status_of(error: TriviumError) -> grpc.Status:
@@ -68,6 +73,35 @@ def refusal(error: TriviumError) -> pb.Status:
         field=_field(error),
         retry_after_seconds=error.retry_after,
     )
+
+
+def error_of(error: grpc.aio.AioRpcError) -> TriviumError | Unreachable:
+    """What a Trivium answered with; `Unreachable` if none did, `DeadlineExceeded` if it took too long."""
+    status = _details_of(error)
+    info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info) or detail.Unpack(bad) or detail.Unpack(retry)
+    retry_after = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+    if info.domain == DOMAIN:
+        violation = next(iter(bad.field_violations), None)
+        if violation is None:
+            return told(info.reason, status.message, retry_after=retry_after)
+        field = _CORE_FIELDS.get(violation.field, violation.field)
+        return told(info.reason, violation.description, field=field, retry_after=retry_after)
+    text = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(text)
+    return Unreachable(text, retry_after=retry_after)
+
+
+def _details_of(error: grpc.aio.AioRpcError) -> Status:
+    """The details that came with the status; empty if none did, or they are none."""
+    trailing: Any = error.trailing_metadata() or ()  # pairs, which the stubs do not know
+    for name, value in trailing:
+        if name == "grpc-status-details-bin" and isinstance(value, bytes):
+            with suppress(DecodeError):
+                return Status.FromString(value)
+    return Status()
 
 
 def _field(error: TriviumError) -> str | None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from core.limits import Limits
-from core.messages import Greeting
 from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
@@ -38,8 +37,7 @@ class Messages:
 
     async def _get_data(self, call: Call, raw: bytes) -> bytes:
         request = codec.parse(pb.GetDataRequest, raw)
-        newest = await call.service.get_data(request.topic or None)
-        return codec.encode_greeting(newest) if isinstance(newest, Greeting) else self._encoded.one(newest)
+        return self._encoded.data(await call.service.get_data(request.topic or None))
 
     async def _publish(self, call: Call, raw: bytes) -> bytes:
         topic, messages = codec.decode_publish(pb.PublishRequest, raw, self._limits)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from starlette.types import Scope, Send
 
 from core.errors import Overloaded, TriviumError, Unauthenticated
+from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage
 from core.telemetry.meter import OK
 from transports.documents import PROBLEM, STATUS, problem_document
 
@@ -51,6 +52,13 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 def json_answer(document: Mapping[str, Any]) -> Answer:
     return Answer(body=msgspec.json.encode(document))
+
+
+def age_headers(answer: StoredMessage | Greeting | Page) -> tuple[tuple[bytes, bytes], ...]:
+    """What marks an earlier answer: RFC 9111, section 5.1, and RFC 7234, section 5.5.1."""
+    if not isinstance(answer, StaleMessage | StaleGreeting | StalePage):
+        return ()
+    return ((b"age", b"%d" % answer.age), (b"warning", b'110 - "Response is Stale"'))
 
 
 def problem(

@@ -5,7 +5,7 @@ from typing import Any
 from core.errors import InvalidArgument, Unavailable
 from core.gate import Gate
 from core.health import Health
-from core.messages import Published
+from core.messages import Published, StoredMessage
 from core.settings import Settings
 from transports.cloudevents import STRUCTURED, encode_event
 from transports.documents import (
@@ -16,7 +16,7 @@ from transports.documents import (
     topics_document,
 )
 from transports.rest.administration import key_answer, keys_answer, new_key_answer, wanted_key
-from transports.rest.answers import Answer, json_answer, problem
+from transports.rest.answers import Answer, age_headers, json_answer, problem
 from transports.rest.credentials import admit
 from transports.rest.presence import while_present
 from transports.rest.publishing import messages_of, text_message_of
@@ -39,7 +39,10 @@ class Handlers:
 
     async def get_data(self, request: Request) -> Answer:
         query = request.query("topic")
-        return Answer(body=data_document(await request.service.get_data(query.get("topic"))))
+        newest = await request.service.get_data(query.get("topic"))
+        if isinstance(newest, StoredMessage) and request.accepts(STRUCTURED):
+            return Answer(body=encode_event(newest), content_type=STRUCTURED, headers=age_headers(newest))
+        return Answer(body=data_document(newest), headers=age_headers(newest))
 
     async def post_data(self, request: Request) -> Answer:
         request.query()
@@ -69,10 +72,11 @@ class Handlers:
         wait = optional(seconds, query.get("wait"), "wait") or 0.0
         topic = request.path["topic"]
         if not wait:
-            return Answer(body=page_document(await request.service.read_messages(topic, after=after, limit=limit)))
-        async with while_present(request.receive):
-            page = await request.service.read_messages(topic, after=after, limit=limit, wait=wait)
-        return Answer(body=page_document(page))
+            page = await request.service.read_messages(topic, after=after, limit=limit)
+        else:
+            async with while_present(request.receive):
+                page = await request.service.read_messages(topic, after=after, limit=limit, wait=wait)
+        return Answer(body=page_document(page), headers=age_headers(page))
 
     async def follow(self, request: Request) -> Answer | EventStream:
         after = optional(cursor, request.query("after").get("after"), "after")

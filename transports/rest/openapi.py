@@ -18,6 +18,9 @@ A message is stored once, durably, before it is acknowledged. Its place is its o
 without gaps. Publishing the same `id` of the same `source` again answers with the first offset and `duplicate: true`:
 after an error whose outcome is unknown, repeat with the same id.
 
+`Prefer: wait=<seconds>` (RFC 7240) ends a call with 504 that takes longer. `GET /api/data` answers with the whole event
+if `Accept` is `application/cloudevents+json`.
+
 `HEAD` works where `GET` does. A path that is not listed here is 404, another method 405 with `Allow`. Every error is a
 problem document (RFC 9457).
 """.strip()
@@ -38,7 +41,7 @@ _REASONS = {
     504: ("DeadlineExceeded", "It took too long, the outcome is unknown."),
 }
 #: These can meet any request.
-_ALWAYS = (400, 408, 413, 429, 431, 500, 503)
+_ALWAYS = (400, 408, 413, 429, 431, 500, 503, 504)
 #: `--auth none` needs no credential.
 _OPTIONAL: list[Schema] = [{}, {"bearer": []}, {"key": []}]
 #: And these any that is not for everybody.
@@ -91,6 +94,8 @@ def document(version: str) -> Schema:
 def _get_data() -> Schema:
     topic = _query("topic", ref("Topic"), "The default topic if it is left out.")
     answer = _ok("The newest message, or the greeting while there is none.", "Data", DATA)
+    answer["200"]["content"][STRUCTURED] = {"schema": ref("StoredEvent"), "example": STORED}
+    answer["200"]["headers"] = _stale()
     return _operation("getData", "data", "Read the newest message", answer, parameters=[topic])
 
 
@@ -100,7 +105,7 @@ def _post_data() -> Schema:
         "data",
         "Publish a text to the default topic",
         _published("Published"),
-        (409, 415, 504),
+        (409, 415),
         parameters=_identity() + _trace(),
         requestBody={"required": True, "content": {_JSON: {"schema": ref("Text"), "example": {"message": "hello"}}}},
     )
@@ -114,7 +119,7 @@ def _publish() -> Schema:
         "messages",
         "Publish a message or a batch",
         _published("Published", "PublishedBatch"),
-        (404, 409, 415, 504),
+        (404, 409, 415),
         description="With `ce-specversion` the headers are a CloudEvent in binary mode: `ce-source` and `ce-type` are "
         "required, and the id is `ce-id` or `Idempotency-Key`. A body of another type is a message of that type; "
         "`ce-*` headers override what is filled in. A batch is stored whole or not at all.",
@@ -141,6 +146,7 @@ def _read_messages() -> Schema:
         _query("wait", wait, "Seconds to wait for a message if there is none."),
     ]
     answer = _ok("Messages in order; none if there are none.", "Page", {"messages": [STORED], "next": 42})
+    answer["200"]["headers"] = _stale()
     return _operation("readMessages", "messages", "Read a page", answer, (404,), parameters=parameters)
 
 
@@ -275,6 +281,15 @@ def _header(name: str, schema: Schema, description: str) -> Schema:
 
 def _path(name: str, schema: Schema, example: Any) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
+
+
+def _stale() -> Schema:
+    """What marks an answer that a process without a store repeats while its core is away."""
+    age = {"type": "integer", "minimum": 0}
+    return {
+        "Age": {"description": "Seconds since a stale answer was current.", "schema": age},
+        "Warning": {"description": "Begins with 110 if the answer is stale.", "schema": {"type": "string"}},
+    }
 
 
 def _topic() -> Schema:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?\Z", re.ASCII)
+_WAIT = re.compile(rb"(?:^|[,;])[ \t]*wait[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 #: RFC 9110, section 5.6.4; the String of RFC 9651 is one of these.
@@ -75,6 +76,18 @@ class Request:
                     raise InvalidArgument("must not be given more than once", field=name)
                 found = value
         return None if found is None else utf8(found, name)
+
+    def accepts(self, media: str) -> bool:
+        """Whether `Accept` names this type; a type that is the answer of its own accord need not be asked about."""
+        wanted = media.encode()
+        return any(name == b"accept" and wanted in value for name, value in self.headers)
+
+    def patience(self) -> float | None:
+        """How long the client waits: the preference `wait` of RFC 7240. What can't be read is ignored, as it says."""
+        for name, value in self.headers:
+            if name == b"prefer" and (found := _WAIT.search(value)):
+                return float(found[1])
+        return None
 
     def query(self, *names: str) -> dict[str, str]:
         """The query parameters; `InvalidArgument` names one that is unknown, repeated or badly encoded."""

@@ -1,5 +1,6 @@
 """Which handler answers at which path: one table, from which the router is built and the document is checked."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -9,6 +10,7 @@ from msgspec import Struct
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from core import deadlines
 from core.errors import Internal, MethodNotAllowed, NotFound, TriviumError
 from core.gate import Gate
 from core.policy import OPERATIONS, Needs
@@ -157,7 +159,12 @@ class Resource:
             if session is None and not public:
                 session = await admit(self._boundary.gate, scope)
             service = None if session is None else self._boundary.meter.counting(session.service)
-            return await handler(Request(scope, receive, scope[BODY], session, service))
+            request = Request(scope, receive, scope[BODY], session, service)
+            seconds = request.patience()
+            if seconds is None:
+                return await handler(request)
+            async with deadlines.until(asyncio.get_running_loop().time() + seconds):
+                return await handler(request)
         except TriviumError as error:
             return problem(error, scope)
         except ClientGone:

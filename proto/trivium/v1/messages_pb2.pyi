@@ -49,12 +49,20 @@ class GetDataRequest(_message.Message):
     def __init__(self, topic: _Optional[str] = ...) -> None: ...
 
 class GetDataResponse(_message.Message):
-    __slots__ = ("message", "greeting")
+    __slots__ = ("message", "greeting", "stale")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     GREETING_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     message: Message
     greeting: str
-    def __init__(self, message: _Optional[_Union[Message, _Mapping]] = ..., greeting: _Optional[str] = ...) -> None: ...
+    stale: Stale
+    def __init__(self, message: _Optional[_Union[Message, _Mapping]] = ..., greeting: _Optional[str] = ..., stale: _Optional[_Union[Stale, _Mapping]] = ...) -> None: ...
+
+class Stale(_message.Message):
+    __slots__ = ("age_seconds",)
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    age_seconds: float
+    def __init__(self, age_seconds: _Optional[float] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("topic", "messages")
@@ -139,12 +147,14 @@ class ReadMessagesRequest(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., after: _Optional[int] = ..., limit: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class ReadMessagesResponse(_message.Message):
-    __slots__ = ("messages", "next")
+    __slots__ = ("messages", "next", "stale")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     next: int
-    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., next: _Optional[int] = ...) -> None: ...
+    stale: Stale
+    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., next: _Optional[int] = ..., stale: _Optional[_Union[Stale, _Mapping]] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("topic", "after")

@@ -1,0 +1,1 @@
+"""A core in another process, as one more `MessageService`: what to do when it is slow, away, or half away."""

@@ -1,0 +1,144 @@
+"""One call, made at one address after another until somebody answers or the time is up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeVar
+
+from core import deadlines
+from core.errors import DeadlineExceeded, Overloaded, TriviumError, Unavailable
+from core.ports import MessageService
+from core.remote.addresses import Address, Addresses
+from core.remote.links import Unreachable
+from core.remote.retries import RetryBudget, pause
+
+T = TypeVar("T")
+
+#: What is asked of the core, wherever it is.
+Question = Callable[[MessageService], Awaitable[T]]
+Failure: TypeAlias = TriviumError | Unreachable
+#: What another attempt may mend. Anything else is the core's answer.
+_PASSING = (Unreachable, Unavailable, Overloaded)
+
+#: What callers are told who can't be told better.
+_RETRY_AFTER_SECONDS = 1.0
+#: The timers of a transport may be ahead of the loop's by so much.
+_EARLY_SECONDS = 0.1
+
+
+class Attempts:
+    """Calls for everybody: one budget of retries, shared with hedged reads.
+
+    A call goes to the first address whose breaker is closed, and on to the next while there is budget and time.
+    Everything asked here may be asked twice: reads, and publishes of messages that have their ids.
+    """
+
+    def __init__(self, addresses: Addresses, *, seconds: float, hedge_seconds: float) -> None:
+        """A call has `seconds` where nobody said how long; it is hedged after `hedge_seconds` unless that is 0."""
+        self.budget = RetryBudget()
+        self._addresses = addresses
+        self._seconds = seconds
+        self._hedge_seconds = hedge_seconds
+
+    def deadline(self) -> float:
+        """When the caller of now gives up, by the clock of the loop."""
+        return deadlines.deadline() or asyncio.get_running_loop().time() + self._seconds
+
+    async def ask(
+        self, question: Question[T], authorization: str | None, *, until: float, waits: float = 0, hedge: bool = False
+    ) -> T:
+        """The core's answer, of which `waits` seconds are spent waiting there; what it raised, or `Unavailable`.
+
+        With `hedge` a slow first attempt is not waited for alone, if that is configured.
+        """
+        self.budget.earn()
+        failures = rounds = 0
+        while True:
+            last: Failure | None = None
+            for address in self._addresses.usable():
+                if failures and not self.budget.spend():
+                    raise for_callers(last)
+                attempt = self._hedged if hedge and not failures and self._hedge_seconds else self.attempt
+                try:
+                    return await attempt(address, question, authorization, until=until, waits=waits)
+                except _PASSING as error:
+                    failures += 1
+                    last = error
+                    if isinstance(error, Overloaded):  # the other addresses are of the same core
+                        break
+            rounds += 1
+            await self._rest(rounds, last, until)
+
+    async def attempt(
+        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float = 0
+    ) -> T:
+        """Ask once, and tell the breaker. Raises what the core answered, `Unreachable`, or `DeadlineExceeded`."""
+        clock = asyncio.get_running_loop().time
+        patience = clock() + self._addresses.patience + waits
+        is_in_a_hurry = min(until, deadlines.deadline() or until) < patience
+        try:
+            async with deadlines.until(min(until, patience)):
+                answer = await question(address.link.on_behalf_of(authorization))
+        except Unreachable as error:
+            address.breaker.failure(error.detail)
+            raise
+        except DeadlineExceeded as error:
+            if is_in_a_hurry or clock() < patience - _EARLY_SECONDS:  # the latter: the core says so
+                raise
+            address.breaker.failure("no answer in time")
+            raise Unreachable("no answer in time") from error
+        except TriviumError:
+            address.breaker.success()
+            raise
+        address.breaker.success()
+        return answer
+
+    async def _hedged(
+        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float
+    ) -> T:
+        """Ask, and the next address too if the answer takes long; the first answer counts."""
+
+        def begin(address: Address) -> asyncio.Task[T]:
+            attempt = self.attempt(address, question, authorization, until=until, waits=waits)
+            return asyncio.create_task(attempt, name="hedged read")
+
+        tasks = [begin(address)]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=self._hedge_seconds)
+            other = next((one for one in self._addresses.usable() if one is not address), None)
+            if not done and other is not None and self.budget.spend():
+                tasks.append(begin(other))
+            return await _first_answer(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for task in tasks:
+                task.cancelled() or task.exception()  # which else would count as overlooked
+
+    async def _rest(self, rounds: int, last: Failure | None, until: float) -> None:
+        """Pause after a round; raises if the next one would come too late, or nobody is there to be asked."""
+        if last is None:
+            raise for_callers(last)
+        seconds = max(pause(rounds), last.retry_after or 0)
+        if asyncio.get_running_loop().time() + seconds >= until:
+            raise for_callers(last)
+        await asyncio.sleep(seconds)
+
+
+async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:
+    last: Failure | None = None
+    for finished in asyncio.as_completed(tasks):
+        try:
+            return await finished
+        except _PASSING as error:
+            last = error
+    raise for_callers(last)
+
+
+def for_callers(error: Failure | None) -> TriviumError:
+    """What a caller is told of the last failure."""
+    if error is None or isinstance(error, Unreachable):
+        return Unavailable(
+            "the core can't be reached", retry_after=(error and error.retry_after) or _RETRY_AFTER_SECONDS
+        )
+    return error

@@ -1,0 +1,192 @@
+"""`MessageService` for doors whose core is in another process."""
+
+from asyncio import Future
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from types import TracebackType
+from typing import Self, TypeAlias, TypeVar
+
+from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
+from core.health import Health
+from core.limits import check_topic
+from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
+from core.ports import MessageService
+from core.remote.addresses import Addresses
+from core.remote.attempts import Attempts, Question
+from core.remote.lanes import Lanes
+from core.remote.links import Link
+from core.remote.memory import LastAnswers
+from core.remote.streams import Streams
+from core.service import check_wait
+from core.settings import Settings
+from core.telemetry.figures import Figure
+from core.telemetry.metrics import bound
+
+T = TypeVar("T")
+#: Is told that the core does not take a credential.
+Refused: TypeAlias = Callable[[Unauthenticated], None]
+
+#: Last answers kept: some thousands of the common size.
+_MEMORY_BYTES = 16 * 1024 * 1024
+#: What an earlier answer may stand in for.
+_AWAY = (Unavailable, DeadlineExceeded)
+
+
+class Edge:
+    """What a process without a store has in its place; shared by the services of all callers.
+
+    Entered before the doors, left after them.
+    """
+
+    def __init__(self, links: Mapping[str, Link], health: Health, settings: Settings) -> None:
+        """`links` by the name of their address, in order of preference."""
+        self.default_topic = settings.default_topic
+        self.limits = settings.limits
+        self._max_streams = settings.max_streams
+        self._max_uncommitted_bytes = settings.max_uncommitted_bytes
+        self._addresses = Addresses(links, health, patience=settings.core_attempt_seconds)
+        self.attempts = Attempts(
+            self._addresses, seconds=settings.core_seconds, hedge_seconds=settings.core_hedge_seconds
+        )
+        self.streams = Streams(self._addresses, self.attempts, most=settings.max_streams)
+        self.lanes = Lanes(self._publish, settings.limits, max_bytes=settings.max_uncommitted_bytes)
+        self.answers = LastAnswers(seconds=settings.core_stale_seconds, max_bytes=_MEMORY_BYTES)
+
+    async def __aenter__(self) -> Self:
+        """Open the way to the core, which need not be there."""
+        await self._addresses.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.lanes.close()
+        await self._addresses.__aexit__(kind, error, trace)
+
+    async def wait(self) -> None:
+        """Raise what a part of it died of; it never ends by itself."""
+        await self._addresses.wait()
+
+    def figures(self) -> Iterator[Figure]:
+        yield from bound("streams", self.streams.open, self._max_streams)
+        yield from bound("uncommitted_bytes", self.lanes.bytes, self._max_uncommitted_bytes)
+
+    async def _publish(
+        self, authorization: str | None, topic: str, messages: Sequence[Message], deadline: float
+    ) -> tuple[Published, ...]:
+        async def question(core: MessageService) -> tuple[Published, ...]:
+            return await core.publish(topic, messages)
+
+        return await self.attempts.ask(question, authorization, until=deadline)
+
+
+class RemoteService:
+    """`MessageService` on a core in another process, for the bearer of one credential.
+
+    A core that is slow, away or half away is met with deadlines, retries, other addresses, and for `get_data` and
+    pages with the last answer, marked as stale. What was published is in the order of the calls, whatever happened.
+    """
+
+    def __init__(self, edge: Edge, authorization: str | None = None, refused: Refused = lambda _: None) -> None:
+        self._edge = edge
+        self._authorization = authorization
+        self._refused = refused
+
+    def on_behalf_of(self, authorization: str | None, refused: Refused = lambda _: None) -> Self:
+        """The same core for another caller, whose credential goes with each call; the core judges it.
+
+        Connections, breakers and budget are shared. Last answers are each caller's own, and forgotten once the core
+        refuses the caller. `refused` is called whenever the core does not take the credential.
+        """
+        return type(self)(self._edge, authorization, refused)
+
+    @property
+    def streams(self) -> int:
+        """Followers and waiting reads, of all callers."""
+        return self._edge.streams.open
+
+    def figures(self) -> Iterable[Figure]:
+        return self._edge.figures()
+
+    def drain(self) -> None:
+        """End streams and waiting reads of all callers; everything else goes on."""
+        self._edge.streams.drain()
+
+    async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
+        topic = self._edge.default_topic if topic is None else topic
+        check_topic(topic)
+        question = (self._authorization, topic)
+        try:
+            answer = await self._read(lambda core: core.get_data(topic))
+        except _AWAY:
+            stale = self._edge.answers.data(question)
+            if stale is None:
+                raise
+            return stale
+        self._edge.answers.keep(question, answer)
+        return answer
+
+    def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
+        check_topic(topic)
+        size = self._edge.limits.check_batch(messages)
+        answer = self._edge.lanes.add(self._authorization, topic, messages, size, self._edge.attempts.deadline())
+        answer.add_done_callback(self._published)
+        return answer
+
+    async def get_message(self, topic: str, offset: int) -> StoredMessage:
+        check_topic(topic)
+        return await self._read(lambda core: core.get_message(topic, offset))
+
+    async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
+        check_topic(topic)
+        check_wait(wait)
+        question = (self._authorization, (topic, after, limit))
+        try:
+            if wait:
+                with self._judged():
+                    page = await self._edge.streams.wait_for_page(
+                        topic, after=after, limit=limit, wait=wait, authorization=self._authorization
+                    )
+            else:
+                page = await self._read(lambda core: core.read_messages(topic, after=after, limit=limit))
+        except _AWAY:
+            stale = self._edge.answers.page(question)
+            if stale is None or (wait and not stale.messages):  # who waits for more would ask again at once
+                raise
+            return stale
+        self._edge.answers.keep(question, page)
+        return page
+
+    async def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
+        check_topic(topic)
+        with self._judged():
+            async with aclosing(self._edge.streams.follow(topic, after, self._authorization)) as pages:
+                async for page in pages:
+                    yield page
+
+    async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
+        return await self._read(lambda core: core.list_topics(after=after, limit=limit))
+
+    async def _read(self, question: Question[T]) -> T:
+        attempts = self._edge.attempts
+        with self._judged():
+            return await attempts.ask(question, self._authorization, until=attempts.deadline(), hedge=True)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except (Unauthenticated, PermissionDenied) as error:
+            self._refuse(error)
+            raise
+
+    def _published(self, answer: Future[tuple[Published, ...]]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, Unauthenticated | PermissionDenied):
+            self._refuse(error)
+
+    def _refuse(self, error: Unauthenticated | PermissionDenied) -> None:
+        """The caller may less than it could before, so what it was told then is not repeated."""
+        self._edge.answers.forget(self._authorization)
+        if isinstance(error, Unauthenticated):
+            self._refused(error)

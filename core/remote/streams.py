@@ -1,0 +1,165 @@
+"""Reading that goes on where it was when an address is lost: by cursor, at the next address."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+from core import deadlines
+from core.errors import DeadlineExceeded, Overloaded, Unavailable
+from core.messages import Page
+from core.remote.addresses import Address, Addresses
+from core.remote.attempts import Attempts, for_callers
+from core.remote.links import Unreachable
+from core.remote.retries import pause
+
+#: A stream that was lost comes back within so many seconds for each that is open: a crowd spreads out.
+_SPREAD_SECONDS = 0.002
+
+
+class Streams:
+    """Followers and waiting reads of an edge. Their number is bounded, and `drain` ends them.
+
+    Once begun they wait for an address that answers, instead of trying: nothing is asked of a core that is away.
+    """
+
+    def __init__(self, addresses: Addresses, attempts: Attempts, *, most: int) -> None:
+        self.open = 0
+        self._addresses = addresses
+        self._attempts = attempts
+        self._most = most
+        self._draining = False
+        self._waits: set[asyncio.Timeout] = set()
+
+    def drain(self) -> None:
+        """End all of them, cleanly."""
+        self._draining = True
+        for scope in self._waits:
+            if not scope.expired():
+                scope.reschedule(0)
+
+    async def follow(self, topic: str, after: int | None, authorization: str | None) -> AsyncGenerator[Page]:
+        """As `MessageService.follow`. It fails if there is no core to begin with; later it waits for one."""
+        with self._place():
+            self._attempts.budget.earn()
+            cursor, begun, failures = after, False, 0
+            lost: Address | None = None
+            while not self._draining:
+                address = self._addresses.after(lost)
+                if address is None:
+                    if not begun:
+                        raise for_callers(None)
+                    await self._some_address()
+                    continue
+                lost = address
+                try:
+                    async with aclosing(address.link.on_behalf_of(authorization).follow(topic, cursor)) as pages:
+                        page = await self._first(address, pages)
+                        while page is not None:
+                            if page.messages or not begun:
+                                yield page
+                            cursor, begun = page.next, True
+                            failures = 0 if page.messages else failures
+                            page = await self._next(address, pages)
+                    retry_after = 0.0  # that core is stopping
+                except (Unreachable, Unavailable, Overloaded) as error:
+                    if not begun and (failures + 1 >= len(self._addresses.all) or not self._attempts.budget.spend()):
+                        raise for_callers(error) from error
+                    retry_after = (error.retry_after or 0.0) if isinstance(error, Overloaded) else 0.0
+                failures += 1
+                if begun:
+                    await self._rest(failures, retry_after)
+            if not begun:
+                raise Unavailable("the service is ending")
+
+    async def wait_for_page(
+        self, topic: str, *, after: int, limit: int | None, wait: float, authorization: str | None
+    ) -> Page:
+        """As `MessageService.read_messages` with `wait`: goes on waiting at the next address when one is lost."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait
+        may_resume = self._addresses.after(None) is not None
+        failures = 0
+        with self._place():
+            while not self._draining:
+                left = max(0.0, until - clock())
+                try:
+                    async with self._until_drained():
+                        return await self._attempts.ask(
+                            lambda core, left=left: core.read_messages(topic, after=after, limit=limit, wait=left),  # type: ignore[misc]
+                            authorization,
+                            until=self._attempts.deadline() + left,
+                            waits=left,
+                        )
+                except Unavailable:
+                    if clock() >= until or not may_resume:
+                        raise
+                failures += 1
+                await self._rest(failures, 0.0)
+                await self._some_address(until)
+            return Page((), after)
+
+    async def _first(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
+        """The first page of a stream, which comes at once, or its address is no good."""
+        patience = asyncio.get_running_loop().time() + self._addresses.patience
+        try:
+            async with deadlines.until(patience):
+                page = await self._next(address, pages)
+        except DeadlineExceeded as error:
+            address.breaker.failure("no answer in time")
+            raise Unreachable("no answer in time") from error
+        address.breaker.success()
+        return page
+
+    async def _next(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
+        """The next page, None at the end. A lost address is told to its breaker, and one that others lost is left."""
+        try:
+            async with self._until_drained(others=address.waits):
+                return await anext(pages, None)
+        except Unreachable as error:
+            address.breaker.failure(error.detail)
+            raise
+        if not self._draining:
+            raise Unreachable("left for another address")
+        return None
+
+    async def _rest(self, failures: int, retry_after: float) -> None:
+        """Pause before coming back, each stream for another time."""
+        spread = random.uniform(0, self.open * _SPREAD_SECONDS)  # noqa: S311 - no secret
+        async with self._until_drained():
+            await asyncio.sleep(max(retry_after, pause(failures)) + spread)
+
+    async def _some_address(self, until: float | None = None) -> None:
+        """Return once an address answers, or it is too late."""
+        async with self._until_drained(until):
+            await self._addresses.some_usable()
+
+    @asynccontextmanager
+    async def _until_drained(
+        self, until: float | None = None, others: set[asyncio.Timeout] | None = None
+    ) -> AsyncIterator[None]:
+        """A block that is left at its next wait once the service drains, or who has `others` wants it."""
+        scope = asyncio.timeout_at(0 if self._draining else until)
+        groups = (self._waits,) if others is None else (self._waits, others)
+        try:
+            async with scope:
+                for group in groups:
+                    group.add(scope)
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        finally:
+            for group in groups:
+                group.discard(scope)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among those who wait; `Overloaded` if there is none."""
+        if self.open >= self._most:
+            raise Overloaded(f"{self.open} streams and waiting reads are open, which is the most", retry_after=5.0)
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1

@@ -1,0 +1,127 @@
+"""Repeated attempts: when, where, and in which order their effects are."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from core.errors import Overloaded, TriviumError, Unavailable
+from core.gate import OpenGate
+from core.health import Health
+from core.messages import Greeting, Message, Published, StoredMessage, new_message
+from core.ports import MessageService
+from core.settings import MEMORY, Settings
+from tests.remote.conftest import PROTOCOLS, AnEdge, Core, start_edge
+from transports.grpc.door import GrpcDoor
+from transports.rest.door import RestDoor
+
+
+class Moody:
+    """A service that refuses with these errors, one after another, before it does what it is asked."""
+
+    def __init__(self, service: MessageService, *errors: TriviumError) -> None:
+        self.asked: list[float] = []
+        self._service = service
+        self._errors = list(errors)
+
+    async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
+        self._refuse()
+        return await self._service.get_data(topic)
+
+    def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
+        self._refuse()
+        return self._service.publish(topic, messages)
+
+    def _refuse(self) -> None:
+        self.asked.append(asyncio.get_running_loop().time())
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+async def edge_of(service: Any, protocol: str, stack: AsyncExitStack, **settings: Any) -> AnEdge:
+    """An edge on a door of that service."""
+    doors = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
+    if protocol == "grpc":
+        address = (
+            f"grpc://{(await stack.enter_async_context(GrpcDoor(OpenGate(service, doors), Health(), doors))).address}"
+        )
+    else:
+        address = (await stack.enter_async_context(RestDoor(OpenGate(service, doors), Health(), doors, "1"))).address
+    return await start_edge(stack, address, **settings)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", [Overloaded, Unavailable])
+async def test_a_core_that_says_when_is_asked_then(
+    core: Core, stack: AsyncExitStack, protocol: str, kind: type[TriviumError]
+) -> None:
+    """`Retry-After` and RetryInfo are the least pause; the caller gets the answer of the second attempt."""
+    moody = Moody(core.service, kind("not now", retry_after=0.5))
+    edge = await edge_of(moody, protocol, stack)
+    assert (await edge.service.publish("t", [new_message(b"x")]))[0].offset == 1
+    first, second = moody.asked
+    assert second - first >= 0.5
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_caller_that_can_not_wait_so_long_is_told(core: Core, stack: AsyncExitStack, protocol: str) -> None:
+    """At once, with the core's own time; nothing is asked again."""
+    moody = Moody(core.service, Overloaded("not now", retry_after=60))
+    edge = await edge_of(moody, protocol, stack)
+    async with asyncio.timeout(5):
+        with pytest.raises(Overloaded, match="not now") as caught:
+            await edge.service.get_data("t")
+    assert caught.value.retry_after == 60
+    assert len(moody.asked) == 1
+
+
+async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack) -> None:
+    """The failure of the first attempt is the answer then."""
+    moody = Moody(core.service, *(Unavailable("not now", retry_after=0.0) for _ in range(100)))
+    edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            await edge.service.get_data("t")
+    assert len(moody.asked) <= 30 * 1.1 + 10
+
+
+@pytest.fixture
+async def cuts(core: Core) -> AsyncIterator[asyncio.Task[None]]:
+    """Cuts the links again and again."""
+
+    async def cut() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            await core.grpc.cut()
+            await core.rest.cut()
+
+    task = asyncio.create_task(cut())
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_publishes_keep_the_order_of_their_calls(
+    core: Core, stack: AsyncExitStack, cuts: asyncio.Task[None]
+) -> None:
+    """While links are cut: what is acknowledged stands in the log once, in the order of the calls."""
+    edge = await start_edge(stack, core.addresses)
+    acknowledged: list[str] = []
+    for batch in range(20):
+        ids = [f"{batch}-{number}" for number in range(20)]
+        calls = {id_: edge.service.publish("t", [new_message(b"x", id=id_)]) for id_ in ids}
+        for id_, call in calls.items():
+            try:
+                await call
+                acknowledged.append(id_)
+            except Unavailable:
+                continue
+        await edge.until("core", "2 of 2")
+    stored = [stored.message.id for stored in (await core.service.read_messages("t", limit=1000)).messages]
+    assert len(stored) == len(set(stored))
+    assert acknowledged
+    assert [id_ for id_ in stored if id_ in set(acknowledged)] == acknowledged
+    assert not cuts.done()

@@ -1,0 +1,162 @@
+"""An edge as a part of a process: its start, its settings, and what it takes from the outside."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc.aio
+import httpx2
+import pytest
+
+from container import Container
+from core.health import State
+from core.settings import InvalidSettings, Settings, load
+from main import running
+from proto.trivium.v1 import messages_pb2 as pb
+from proto.trivium.v1.messages_pb2_grpc import MessagesStub
+from tests.remote.conftest import Core, start_edge
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_an_edge_starts_without_its_core_and_recovers(core: Core, stack: AsyncExitStack) -> None:
+    """It listens, is not ready and says why; once the core is there it is ready."""
+    await core.grpc.close()
+    await core.rest.close()
+    async with asyncio.timeout(10):
+        edge = await start_edge(stack, core.addresses)
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    answer = await http.get("/readyz?verbose")
+    assert answer.status_code == 503
+    checks = answer.json()["checks"]
+    assert checks["core"] == {"state": "failed", "detail": "0 of 2 addresses answer"}
+    assert checks[f"core {core.address('rest')}"]["detail"].startswith(("open: ", "half-open: "))
+    assert (await http.get("/livez")).status_code == 200
+    assert (await http.get("/api/data")).status_code == 503
+    await core.rest.open()
+    await edge.until("core", "1 of 2")
+    assert edge.health.checks["core"].state is State.DEGRADED
+    assert (await http.get("/readyz")).status_code == 200
+    assert (await http.get("/api/data")).json()["offset"] == 0
+
+
+async def test_a_quiet_edge_notices_that_its_core_has_gone(core: Core, stack: AsyncExitStack) -> None:
+    """`/readyz` is true without any traffic."""
+    edge = await start_edge(stack, core.addresses)
+    assert edge.health.ready
+    await core.grpc.close()
+    await core.rest.close()
+    await edge.until("core", "0 of 2")
+    assert not edge.health.ready
+
+
+async def test_an_edge_opens_no_store(core: Core, tmp_path: Path) -> None:
+    """Not even its folder is made."""
+    folder = tmp_path / "data"
+    settings = Settings(core=core.addresses, data_dir=str(folder), rest_port=0, grpc_port=0, admin_port=0, amqp=False)
+    async with running(Container(settings=settings)):
+        assert not folder.exists()
+
+
+def test_amqp_is_off_where_the_store_is_elsewhere() -> None:
+    """Unless somebody insists, which is an error that says what to do."""
+    assert not load({"core": "grpc://core:50051"}, {}).amqp
+    assert not load({"core": "grpc://core:50051", "amqp": False}, {}).amqp
+    assert load({}, {}).amqp
+    for flags, environment in (({"amqp": True}, {}), ({}, {"TRIVIUM_AMQP": "true"})):
+        with pytest.raises(InvalidSettings, match="--no-amqp"):
+            load({"core": "grpc://core:50051", **flags}, environment)
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        "core:50051",
+        "http://core",
+        "grpc://core:70000",
+        "ftp://core",
+        "grpc://",
+        "http://core/path",
+        "grpc://a,",
+        "http://user:secret@core",
+    ],
+)
+def test_addresses_have_a_form(core: str) -> None:
+    """A protocol, a host and a port; what else they hold is refused, and not shown."""
+    with pytest.raises(InvalidSettings) as caught:
+        load({"core": core}, {})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported", "unwanted"),
+    [
+        (
+            ("--rest", "--no-grpc", "--core=http://127.0.0.1:1"),
+            "aiohttp",
+            ("grpc", "google.protobuf", "pika"),
+        ),
+        (
+            ("--grpc", "--no-rest", "--core=grpc://127.0.0.1:1"),
+            "grpc",
+            ("starlette", "hypercorn", "aiohttp", "pika"),
+        ),
+    ],
+)
+async def test_what_is_not_used_is_not_imported(
+    arguments: tuple[str, ...], imported: str, unwanted: tuple[str, ...]
+) -> None:
+    """Neither the library of a door that is off nor that of a protocol that no address has."""
+    program = f"""
+import asyncio, os, sys
+import main
+from container import Container
+async def run():
+    settings, _ = main.configure(sys.argv[1:], {{}})
+    async with main.running(Container(settings=settings)):
+        print({imported!r} in sys.modules, [name for name in {unwanted!r} if name in sys.modules])
+asyncio.run(run())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        *arguments,
+        "--rest-port=0",
+        "--grpc-port=0",
+        "--admin-port=0",
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert "True []" in out.decode().splitlines()
+
+
+async def test_a_protocol_without_its_library_is_refused() -> None:
+    """The error names the extra."""
+    hidden = "import sys; sys.modules['aiohttp'] = None; import main; sys.exit(main.run())"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", hidden, "--no-grpc", "--core=http://127.0.0.1:1", "--check-config"),
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await process.communicate()
+    assert process.returncode == 2
+    assert "trivium[remote]" in complaint.decode()
+
+
+async def test_a_stream_of_publishes_keeps_its_order(core: Core, stack: AsyncExitStack) -> None:
+    """Many in flight through the gRPC door of an edge: answered in order, and at the offsets of that order."""
+    edge = await start_edge(stack, core.addresses)
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address))
+
+    async def requests() -> AsyncIterator[pb.PublishStreamRequest]:
+        for number in range(300):
+            yield pb.PublishStreamRequest(topic="t", messages=[pb.Message(id=f"{number}", data=b"x")])
+
+    answers = [answer async for answer in MessagesStub(channel).PublishStream(requests())]
+    assert [(answer.messages[0].id, answer.messages[0].offset) for answer in answers] == [
+        (f"{number}", number + 1) for number in range(300)
+    ]
