@@ -12,8 +12,8 @@ from core.settings import Settings
 from core.telemetry import vocabulary
 from core.telemetry.figures import Figure
 from transports.amqp import properties
-from transports.amqp.channel import Delivery
 from transports.amqp.connection import Broker
+from transports.amqp.frames import Delivery
 from transports.amqp.link import Backoff
 from transports.amqp.outlet import Outlet
 from transports.amqp.properties import Encoded

@@ -12,6 +12,9 @@ from pika.exceptions import InvalidFrameError
 from pika.frame import Header
 from pika.spec import FRAME_END, FRAME_HEADER
 
+from transports.amqp import frames
+from transports.amqp.frames import Delivery
+
 #: A connection that is asked to close gets this long to do so before it is cut.
 _CLOSE_SECONDS = 2.0
 #: So many channels may hang, each in the queue that it waits for, before the others are disturbed for their sake.
@@ -20,6 +23,8 @@ _FRAME = struct.Struct(">BHI")
 #: Of a content header, before the properties.
 _HEADER_BYTES = 12
 _BODY_SIZE = struct.Struct(">Q")
+#: At most so much is taken from the socket at once. pika's 4 KiB are a system call for every ten messages.
+_RECEIVE_BYTES = 64 * 1024
 
 
 class BrokerSilent(Exception):
@@ -33,7 +38,42 @@ class _Connection(AsyncioConnection):
     milliseconds, a NaN, a malformed table) ends the connection: again at each redelivery, so that one
     message would block its queue for ever. Floats it cuts to integers. It is also pika's way to write each
     frame by a system call of its own; here the frames of a message are one write.
+
+    It makes three objects of a delivery, asks for each whether somebody called for such a frame, and moves the rest of
+    what was received: half of the CPU that a message of the inbox took. Here deliveries go from the bytes to their
+    receiver; pika reads whatever is not one of those, in the order of the wire.
     """
+
+    def __init__(self, *arguments: Any) -> None:
+        #: By the channel's number.
+        self.receivers: dict[int, Callable[[Delivery], None]] = {}
+        super().__init__(*arguments)
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _RECEIVE_BYTES
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self._frame_buffer += data_in
+        while self._frame_buffer:
+            self._trim_frame_buffer(self._deliver())
+            consumed, frame = self._read_frame()
+            if frame is None:
+                return
+            self._trim_frame_buffer(consumed)
+            self._process_frame(frame)
+
+    def _deliver(self) -> int:
+        """Hand out the deliveries that the buffer begins with; where they end."""
+        buffer, at = self._frame_buffer, 0
+        while found := frames.delivery(buffer, at):
+            channel, delivery, end = found
+            receive = self.receivers.get(channel)
+            if receive is None:
+                break
+            receive(delivery)
+            at = end
+        return at
 
     def _read_frame(self) -> tuple[int, Any]:
         buffer = self._frame_buffer
