@@ -1,10 +1,12 @@
-"""Deliveries read from frames, as pika reads them, or left to pika."""
+"""Messages from and to frames, as pika reads and writes them."""
+
+from typing import Any
 
 import pytest
 from pika import BasicProperties, frame
 from pika.spec import Basic
 
-from transports.amqp.frames import Delivery, delivery
+from transports.amqp.frames import Delivery, delivery, publication
 
 PROPERTIES = BasicProperties(content_type="text/plain", headers={"ce-id": "1"})
 RAW = b"".join(PROPERTIES.encode())
@@ -61,3 +63,31 @@ def test_no_byte_can_fail_it() -> None:
         for value in range(256):
             found = delivery(whole[:at] + bytes([value]) + whole[at + 1 :], 0)
             assert found is None or found[2] <= len(whole)
+
+
+@pytest.mark.parametrize("body", [b"", b"body", b"x" * 92, b"x" * 93, b"x" * 1000])
+@pytest.mark.parametrize("mandatory", [True, False])
+def test_a_publication_is_what_pika_reads(body: bytes, mandatory: bool) -> None:
+    """A method, the properties, and as many frames as the body needs; none is larger than agreed."""
+    rest = publication(3, b"exchange", b"orders", RAW, body, mandatory=mandatory, most=100)
+    found: list[Any] = []
+    while rest:
+        size, one = frame.decode_frame(rest)
+        assert 0 < size <= 100
+        found.append(one)
+        rest = rest[size:]
+    method, header, *pieces = found
+    assert {one.channel_number for one in found} == {3}
+    assert (method.method.exchange, method.method.routing_key, method.method.mandatory) == (
+        "exchange",
+        "orders",
+        mandatory,
+    )
+    assert (header.body_size, header.properties) == (len(body), PROPERTIES)
+    assert b"".join(piece.fragment for piece in pieces) == body
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    """No frame could hold it."""
+    with pytest.raises(ValueError, match="255"):
+        publication(3, b"", b"k" * 256, RAW, b"", mandatory=False, most=100)

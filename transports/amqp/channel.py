@@ -8,6 +8,7 @@ from typing import Any, Self
 from pika.exceptions import AMQPError
 from pika.exceptions import ChannelClosed as PikaChannelClosed
 
+from transports.amqp import frames
 from transports.amqp.frames import Delivery
 from transports.amqp.reasons import explain
 from transports.amqp.wire import Connection
@@ -33,6 +34,7 @@ class Channel:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.lost: Future[ChannelLost] = asyncio.get_running_loop().create_future()
+        self._frame_bytes = connection.frame_bytes
         self._answers: set[Future[Any]] = set()
 
     @classmethod
@@ -60,6 +62,18 @@ class Channel:
         await self.call("basic_qos", prefetch_count=prefetch)
         self.connection.raw.receivers[self.raw.channel_number] = receive
         await self.call("basic_consume", queue=queue, on_message_callback=on_message)
+
+    def publish(
+        self, exchange: str, routing_key: str | bytes, properties: bytes, body: bytes, *, mandatory: bool = False
+    ) -> None:
+        """Send a message, `properties` as on the wire; `ValueError` for a name that is too long."""
+        if not self.raw.is_open:
+            raise ChannelLost("the channel is not open")
+        key = routing_key if isinstance(routing_key, bytes) else routing_key.encode()
+        number, most = self.raw.channel_number, self._frame_bytes
+        self.connection.raw.send(
+            frames.publication(number, exchange.encode(), key, properties, body, mandatory=mandatory, most=most)
+        )
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         if self.lost.done():

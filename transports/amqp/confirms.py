@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Self
 
-from pika import BasicProperties
-from pika.exceptions import AMQPError
 from pika.spec import Basic
 
 from core.ports import Undeliverable, Unroutable
@@ -70,13 +68,13 @@ class Confirms:
         return confirms
 
     def publish(
-        self, exchange: str, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
+        self, exchange: str, routing_key: str | bytes, properties: bytes, body: bytes, key: Hashable = None
     ) -> Future[None]:
         """Send a message, as `core.ports.BrokerPublisher` promises; without a `key` it needs no queue to take it."""
         future: Future[None] = self._loop.create_future()
         try:
-            self.channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
-        except (AMQPError, AssertionError) as error:
+            self.channel.publish(exchange, routing_key, properties, body, mandatory=key is not None)
+        except (ChannelLost, ValueError) as error:
             self._settled.counts["refused"] += 1
             future.set_exception(Undeliverable(f"could not be sent: {error!r}"))
             return future

@@ -1,4 +1,4 @@
-"""A message from a queue, and its reading from the frames of AMQP 0-9-1 (2.3.5, 4.2)."""
+"""Messages as the frames of AMQP 0-9-1 carry them (2.3.5, 4.2), both ways."""
 
 import struct
 from typing import TypeAlias
@@ -27,6 +27,11 @@ _CONTENT = struct.Struct(">BHI4xQ")  # class and weight are left out, the size o
 _PROPERTIES = _CONTENT.size
 _LEAST_CONTENT = _CONTENT.size - _FRAME.size
 _AROUND = _FRAME.size + 1
+_END = bytes([FRAME_END])
+_PUBLISH = struct.Struct(">BHIIxxB")  # class and method, a reserved short, and the length of the exchange's name
+_HEADER = struct.Struct(">BHIHxxQ")  # class, weight, and the size of the body
+#: AMQP 0-9-1, 4.2.5.3: a short string.
+_LONGEST_NAME = 255
 
 
 def delivery(buffer: bytes, at: int) -> Found | None:
@@ -74,3 +79,26 @@ def _text(name: bytes) -> str | bytes:
         return name.decode()
     except UnicodeDecodeError:
         return name
+
+
+def publication(
+    channel: int, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes, *, mandatory: bool, most: int
+) -> bytes:
+    """The frames of a Basic.Publish, of at most `most` bytes each; `ValueError` for a name that is too long."""
+    if len(exchange) > _LONGEST_NAME or len(routing_key) > _LONGEST_NAME:
+        raise ValueError(f"names must be at most {_LONGEST_NAME} bytes")
+    size = _PUBLISH.size - _FRAME.size + len(exchange) + 1 + len(routing_key) + 1
+    pieces = [
+        _PUBLISH.pack(FRAME_METHOD, channel, size, Basic.Publish.INDEX, len(exchange)),
+        exchange,
+        b"%c%b%c" % (len(routing_key), routing_key, mandatory),
+        _END,
+        _HEADER.pack(FRAME_HEADER, channel, _LEAST_CONTENT + len(properties), Basic.INDEX, len(body)),
+        properties,
+        _END,
+    ]
+    room = most - _AROUND
+    for begin in range(0, len(body), room):
+        piece = body[begin : begin + room]
+        pieces += (_FRAME.pack(FRAME_BODY, channel, len(piece)), piece, _END)
+    return b"".join(pieces)

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from msgspec import Struct
-from pika import BasicProperties
 
 from core.errors import InvalidArgument
 
@@ -42,17 +41,6 @@ class Properties(Struct, frozen=True, kw_only=True, gc=False):
     timestamp: int | None  # seconds, if the producer keeps to the specification
     type: str | None
     user_id: str | None = None  # RabbitMQ lets nobody claim another name than the one they logged in with
-
-
-class Encoded(BasicProperties):
-    """Properties that pika sends as they are."""
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # it is generated
-        self._raw = raw
-
-    def encode(self) -> list[bytes]:
-        return [self._raw]
 
 
 #: In the order of the wire: flag, name, and size (0: a length byte and text, -1: a table).
