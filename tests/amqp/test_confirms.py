@@ -83,7 +83,7 @@ async def test_a_return_beats_the_ack(bench: Bench) -> None:
     bench.returned("unknown")
     bench.ack(3, multiple=True)
     assert outcomes(answers) == ["Unroutable", "NoneType", "NoneType"]
-    assert not bench.confirms._tags
+    assert not bench.confirms._open
 
 
 async def test_all_outstanding_fail_with_the_channel(bench: Bench) -> None:

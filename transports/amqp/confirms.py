@@ -52,7 +52,6 @@ class Confirms:
         self._tag = 0  # of the message published last; RabbitMQ counts alike, from 1
         self._first = 1  # every tag below it is settled
         self._open: dict[int, tuple[Future[None], Hashable]] = {}
-        self._tags: dict[Hashable, deque[int]] = {}
         self._marks: deque[tuple[float, int, int]] = deque()  # when, the tag published last and the bytes heard then
         self._timer = self._loop.call_later(seconds / _TICKS, self._tick)
         channel.lost.add_done_callback(lambda lost: self._end(lost.result()))
@@ -82,8 +81,6 @@ class Confirms:
         self._open[self._tag] = (future, key)
         if not self._timed:
             self._timed, self._timed_at = self._tag, self._loop.time()
-        if key is not None:
-            self._tags.setdefault(key, deque()).append(self._tag)
         return future
 
     def _on_confirm(self, frame: Any) -> None:
@@ -99,9 +96,11 @@ class Confirms:
         self._first = max(self._first, (tag or self._tag) + 1)
 
     def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
-        tags = self._tags.get(self._key_of(method.routing_key, properties))
-        if tags:
-            self._settle(tags[0], Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
+        key = self._key_of(method.routing_key, properties)
+        # the first that has this key: looked for here, since few messages are returned and all would have to be indexed
+        tag = None if key is None else next((tag for tag, (_, one) in self._open.items() if one == key), None)
+        if tag is not None:
+            self._settle(tag, Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
 
     def _settle(self, tag: int, failure: Undeliverable | None, how: str) -> None:
         found = self._open.pop(tag, None)
@@ -112,12 +111,7 @@ class Confirms:
             self._timed = 0
             if failure is None:
                 self._settled.seconds.observe(self._loop.time() - self._timed_at)
-        future, key = found
-        if key is not None:
-            tags = self._tags[key]
-            tags.remove(tag)
-            if not tags:
-                del self._tags[key]
+        future, _ = found
         if future.done():
             return
         if failure is None:
