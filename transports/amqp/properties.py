@@ -100,7 +100,12 @@ def decode(raw: bytes) -> Properties:
 
 def encode(fields: Mapping[str, bytes], headers: Mapping[str, str | int]) -> bytes:
     """Properties from the bytes of their values, by name, and headers."""
-    return _join({**fields, "headers": b"".join(_header(name, value) for name, value in headers.items())})
+    return join({**fields, "headers": table(headers)})
+
+
+def table(headers: Mapping[str, str | int]) -> bytes:
+    """Headers as the value of the property of that name."""
+    return b"".join(_header(name, value) for name, value in headers.items())
 
 
 def republished(raw: bytes, headers: Mapping[str, str], most: int) -> bytes:
@@ -116,8 +121,8 @@ def republished(raw: bytes, headers: Mapping[str, str], most: int) -> bytes:
     except InvalidArgument:
         return encode({}, headers)
     fields = {name: value for name, value in fields.items() if name not in ("expiration", "user_id")}
-    fields["headers"] = b"".join([*kept, *(_header(name, value) for name, value in headers.items())])
-    joined = _join(fields)
+    fields["headers"] = b"".join([*kept, table(headers)])
+    joined = join(fields)
     return joined if len(joined) <= most else encode({}, headers)
 
 
@@ -145,7 +150,8 @@ def _split(raw: bytes) -> dict[str, bytes]:
     return found
 
 
-def _join(fields: Mapping[str, bytes]) -> bytes:
+def join(fields: Mapping[str, bytes]) -> bytes:
+    """Properties from the bytes of their values, by name."""
     flags = 0
     pieces = [b""]
     for flag, name, size in _FIELDS:
