@@ -5,8 +5,6 @@ from asyncio import Future
 from typing import Any, cast
 
 import pytest
-from pika import BasicProperties
-from pika.exceptions import ChannelWrongStateError
 from pika.frame import Method
 from pika.spec import Basic
 
@@ -27,7 +25,7 @@ class Wire:
         self.cut_for: Exception | None = None
         self.failure: Exception | None = None
 
-    def basic_publish(self, *arguments: Any, **_: Any) -> None:
+    def publish(self, *arguments: Any, **_: Any) -> None:
         if self.failure is not None:
             raise self.failure
 
@@ -41,7 +39,7 @@ class Bench:
         self.confirms = Confirms(cast(Channel, self.wire), seconds, lambda key, _: key, Settled("out"))
 
     def publish(self, key: str | None = None) -> Future[None]:
-        return self.confirms.publish("e", key or "", BasicProperties(), b"", key)
+        return self.confirms.publish("e", key or "", b"", b"", key)
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         self.confirms._on_confirm(Method(1, Basic.Ack(tag, multiple)))
@@ -85,7 +83,7 @@ async def test_a_return_beats_the_ack(bench: Bench) -> None:
     bench.returned("unknown")
     bench.ack(3, multiple=True)
     assert outcomes(answers) == ["Unroutable", "NoneType", "NoneType"]
-    assert not bench.confirms._tags
+    assert not bench.confirms._open
 
 
 async def test_all_outstanding_fail_with_the_channel(bench: Bench) -> None:
@@ -98,8 +96,8 @@ async def test_all_outstanding_fail_with_the_channel(bench: Bench) -> None:
 
 
 async def test_what_cant_be_sent_takes_no_tag(bench: Bench) -> None:
-    """An error of pika fails the message and disturbs no other."""
-    bench.wire.failure = ChannelWrongStateError("closed")
+    """A lost channel fails the message and disturbs no other."""
+    bench.wire.failure = ChannelLost("closed")
     failed = bench.publish()
     bench.wire.failure = None
     sent = bench.publish()

@@ -27,7 +27,6 @@ from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.fates import FATES
 from transports.amqp.inbox import Inbox
-from transports.amqp.properties import Encoded
 from transports.amqp.topology import Topology
 from transports.amqp.window import Window
 
@@ -192,7 +191,7 @@ async def send_raw(broker: Broker, names: Topology, header: bytes) -> None:
     assert connection is not None
     channel = await Channel.open(connection)
     raw = b"\x20\x00" + struct.pack(">I", len(header)) + header
-    channel.raw.basic_publish(names.inbox, "orders", b"poison", Encoded(raw))
+    channel.publish(names.inbox, "orders", raw, b"poison")
     await channel.close()
 
 

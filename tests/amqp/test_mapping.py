@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pika import BasicProperties
 
 from core.errors import InvalidArgument, TriviumError, UnsupportedMediaType
-from core.limits import Limits
+from core.limits import MAX_OFFSET, Limits
 from core.messages import Message, StoredMessage, new_message, same_content
 from transports.amqp import mapping, properties
 
@@ -58,6 +58,18 @@ def test_what_is_relayed_reads_as_it_was(message: Message) -> None:
     assert same_content(again, message)
     assert again.time == stored.time
     assert again.attributes == message.attributes
+
+
+def test_the_longest_attributes_are_relayed() -> None:
+    """Of as many bytes as the limits allow, and the longest topic and the largest offset."""
+    longest = "é" * 127 + "x"
+    message = new_message(b"", id=longest, source=longest, type=longest, subject=longest, key=longest)
+    Limits().check(message)
+    found = properties.decode(mapping.properties_of(StoredMessage("t" * 200, MAX_OFFSET, NOW, message)))
+    assert same_content(mapping.message_of(found, b""), message)
+    assert found.headers[mapping.TOPIC_HEADER] == "t" * 200
+    assert found.headers[mapping.OFFSET_HEADER] == MAX_OFFSET
+    assert found.headers["ce-specversion"] == "1.0"
 
 
 @given(messages)

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from aio_pika.abc import AbstractChannel
@@ -12,6 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 from core.messages import StoredMessage, new_message
 from core.ports import Unroutable
 from tests.amqp.conftest import take
+from transports.amqp.connection import Broker
 from transports.amqp.publisher import PikaPublisher
 from transports.amqp.topology import Topology
 
@@ -74,6 +76,25 @@ async def test_large_and_empty_messages(publisher: PikaPublisher, client: Abstra
     bodies = [b"", b"x" * 1_000_000, b"", b"y" * 131_072]
     await asyncio.gather(*(publisher.publish(stored(offset, data=body)) for offset, body in enumerate(bodies, 1)))
     assert [delivery.body for delivery in await take(client, bound, 4)] == bodies
+
+
+async def test_messages_of_one_turn_of_the_loop_are_one_write(
+    publisher: PikaPublisher, broker: Broker, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system call for each would cost more than the rest of its way."""
+    connection = broker.output._connection
+    assert connection is not None
+    transport: Any = connection.raw._transport
+    writes: list[bytes] = []
+    write = transport.write
+
+    def counted(data: bytes) -> None:
+        writes.append(data)
+        write(data)
+
+    monkeypatch.setattr(transport, "write", counted)
+    await asyncio.gather(*(publisher.publish(stored(offset)) for offset in range(1, 101)))
+    assert len(writes) == 1
 
 
 async def test_a_deleted_exchange_is_made_again(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.amqp.channel import Delivery
+from transports.amqp.frames import Delivery
 from transports.amqp.window import Window
 
 

@@ -11,7 +11,6 @@ from core.telemetry.figures import Figure
 from transports.amqp import properties
 from transports.amqp.connection import Broker
 from transports.amqp.outlet import Outlet
-from transports.amqp.properties import Encoded
 
 log = structlog.get_logger("trivium.amqp")
 
@@ -48,7 +47,7 @@ class Answers:
         fields = {"content_type": answer.content_type.encode(), "type": answer.type.encode()}
         if correlation_id is not None:
             fields["correlation_id"] = correlation_id
-        encoded = Encoded(properties.encode(fields, {}))
+        encoded = properties.encode(fields, {})
         if not self._alone.locked() and await self._try_together(reply_to, encoded, answer.body):
             return
         async with self._alone:
@@ -58,7 +57,7 @@ class Answers:
                     return
         log.warning("an answer is given up", reply_to=repr(reply_to))
 
-    async def _try_together(self, reply_to: bytes, encoded: Encoded, body: bytes) -> bool:
+    async def _try_together(self, reply_to: bytes, encoded: bytes, body: bytes) -> bool:
         self._together += 1
         self._settled.clear()
         try:
@@ -68,7 +67,7 @@ class Answers:
             if not self._together:
                 self._settled.set()
 
-    async def _try(self, reply_to: bytes, encoded: Encoded, body: bytes) -> bool:
+    async def _try(self, reply_to: bytes, encoded: bytes, body: bytes) -> bool:
         await self._outlet.ready()
         try:
             await self._outlet.publish(reply_to, encoded, body)

@@ -5,10 +5,11 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any, Self
 
-from msgspec import Struct
 from pika.exceptions import AMQPError
 from pika.exceptions import ChannelClosed as PikaChannelClosed
 
+from transports.amqp import frames
+from transports.amqp.frames import Delivery
 from transports.amqp.reasons import explain
 from transports.amqp.wire import Connection
 
@@ -25,24 +26,15 @@ class ChannelLost(Exception):
         self.code = code
 
 
-class Delivery(Struct, frozen=True, gc=False):
-    """A message from a queue; `tag` means something on its own channel alone. `properties` as on the wire."""
-
-    tag: int
-    exchange: str | bytes
-    routing_key: str | bytes
-    properties: bytes
-    body: bytes
-
-
 class Channel:
     """Methods raise `ChannelLost` once the channel is gone; `lost` is done then, with that error as its result."""
 
-    raw: Any  # pika's channel
+    raw: Any = None  # pika's channel
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.lost: Future[ChannelLost] = asyncio.get_running_loop().create_future()
+        self._frame_bytes = connection.frame_bytes
         self._answers: set[Future[Any]] = set()
 
     @classmethod
@@ -68,7 +60,20 @@ class Channel:
             receive(Delivery(method.delivery_tag, method.exchange, method.routing_key, properties, body))
 
         await self.call("basic_qos", prefetch_count=prefetch)
+        self.connection.raw.receivers[self.raw.channel_number] = receive
         await self.call("basic_consume", queue=queue, on_message_callback=on_message)
+
+    def publish(
+        self, exchange: str, routing_key: str | bytes, properties: bytes, body: bytes, *, mandatory: bool = False
+    ) -> None:
+        """Send a message, `properties` as on the wire; `ValueError` for a name that is too long."""
+        if not self.raw.is_open:
+            raise ChannelLost("the channel is not open")
+        key = routing_key if isinstance(routing_key, bytes) else routing_key.encode()
+        number, most = self.raw.channel_number, self._frame_bytes
+        self.connection.raw.send(
+            frames.publication(number, exchange.encode(), key, properties, body, mandatory=mandatory, most=most)
+        )
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         if self.lost.done():
@@ -85,6 +90,7 @@ class Channel:
         the queue before that which this one has not acknowledged comes back. To pika they are cancelled already.
         """
         if not self.lost.done() and self.raw.is_open:
+            self._receive_no_more()
             self.raw._cancelled.update(self.raw.consumer_tags)
             self.raw.close()
             await asyncio.wait({self.lost}, timeout=_CLOSE_SECONDS)
@@ -119,6 +125,12 @@ class Channel:
     def _end(self, error: ChannelLost) -> None:
         if not self.lost.done():
             self.lost.set_result(error)
+            self._receive_no_more()
         for answer in self._answers:
             if not answer.done():
                 answer.set_exception(ChannelLost(str(error), error.code))
+
+    def _receive_no_more(self) -> None:
+        """What still comes goes to pika, and the channel's number to another channel once this is closed."""
+        if self.raw is not None:
+            self.connection.raw.receivers.pop(self.raw.channel_number, None)

@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Self
 
-from pika import BasicProperties
-from pika.exceptions import AMQPError
 from pika.spec import Basic
 
 from core.ports import Undeliverable, Unroutable
@@ -54,7 +52,6 @@ class Confirms:
         self._tag = 0  # of the message published last; RabbitMQ counts alike, from 1
         self._first = 1  # every tag below it is settled
         self._open: dict[int, tuple[Future[None], Hashable]] = {}
-        self._tags: dict[Hashable, deque[int]] = {}
         self._marks: deque[tuple[float, int, int]] = deque()  # when, the tag published last and the bytes heard then
         self._timer = self._loop.call_later(seconds / _TICKS, self._tick)
         channel.lost.add_done_callback(lambda lost: self._end(lost.result()))
@@ -70,13 +67,13 @@ class Confirms:
         return confirms
 
     def publish(
-        self, exchange: str, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
+        self, exchange: str, routing_key: str | bytes, properties: bytes, body: bytes, key: Hashable = None
     ) -> Future[None]:
         """Send a message, as `core.ports.BrokerPublisher` promises; without a `key` it needs no queue to take it."""
         future: Future[None] = self._loop.create_future()
         try:
-            self.channel.raw.basic_publish(exchange, routing_key, body, properties, mandatory=key is not None)
-        except (AMQPError, AssertionError) as error:
+            self.channel.publish(exchange, routing_key, properties, body, mandatory=key is not None)
+        except (ChannelLost, ValueError) as error:
             self._settled.counts["refused"] += 1
             future.set_exception(Undeliverable(f"could not be sent: {error!r}"))
             return future
@@ -84,8 +81,6 @@ class Confirms:
         self._open[self._tag] = (future, key)
         if not self._timed:
             self._timed, self._timed_at = self._tag, self._loop.time()
-        if key is not None:
-            self._tags.setdefault(key, deque()).append(self._tag)
         return future
 
     def _on_confirm(self, frame: Any) -> None:
@@ -101,9 +96,11 @@ class Confirms:
         self._first = max(self._first, (tag or self._tag) + 1)
 
     def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
-        tags = self._tags.get(self._key_of(method.routing_key, properties))
-        if tags:
-            self._settle(tags[0], Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
+        key = self._key_of(method.routing_key, properties)
+        # the first that has this key: looked for here, since few messages are returned and all would have to be indexed
+        tag = None if key is None else next((tag for tag, (_, one) in self._open.items() if one == key), None)
+        if tag is not None:
+            self._settle(tag, Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
 
     def _settle(self, tag: int, failure: Undeliverable | None, how: str) -> None:
         found = self._open.pop(tag, None)
@@ -114,12 +111,7 @@ class Confirms:
             self._timed = 0
             if failure is None:
                 self._settled.seconds.observe(self._loop.time() - self._timed_at)
-        future, key = found
-        if key is not None:
-            tags = self._tags[key]
-            tags.remove(tag)
-            if not tags:
-                del self._tags[key]
+        future, _ = found
         if future.done():
             return
         if failure is None:

@@ -12,11 +12,10 @@ from core.settings import Settings
 from core.telemetry import vocabulary
 from core.telemetry.figures import Figure
 from transports.amqp import properties
-from transports.amqp.channel import Delivery
 from transports.amqp.connection import Broker
+from transports.amqp.frames import Delivery
 from transports.amqp.link import Backoff
 from transports.amqp.outlet import Outlet
-from transports.amqp.properties import Encoded
 
 log = structlog.get_logger("trivium.amqp")
 
@@ -66,7 +65,7 @@ class DeadLetters:
             ROUTING_KEY: _text(delivery.routing_key),
         }
         raw = properties.republished(delivery.properties, headers, self._outlet.properties_bytes)
-        return self._outlet.publish(delivery.routing_key, Encoded(raw), delivery.body, 0)
+        return self._outlet.publish(delivery.routing_key, raw, delivery.body, 0)
 
     @staticmethod
     def _key_of(_routing_key: str, _raw: bytes) -> Hashable:

@@ -20,10 +20,11 @@ from core.telemetry.figures import Figure
 from core.telemetry.meter import OK, Meter
 from core.telemetry.metrics import bound
 from transports.amqp import properties
-from transports.amqp.channel import Channel, Delivery
+from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
 from transports.amqp.fates import FATES, Fate
+from transports.amqp.frames import Delivery
 from transports.amqp.link import Backoff
 from transports.amqp.mapping import message_of
 from transports.amqp.window import MOST_BYTES, Window

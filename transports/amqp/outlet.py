@@ -4,8 +4,6 @@ import asyncio
 from asyncio import Future
 from collections.abc import Callable, Hashable, Iterator
 
-from pika import BasicProperties
-
 from core.ports import Undeliverable
 from core.telemetry.figures import Figure
 from transports.amqp.channel import Channel, ChannelLost
@@ -37,9 +35,7 @@ class Outlet:
             await self._open.wait()
             await self._link.flowing.wait()
 
-    def publish(
-        self, routing_key: str | bytes, properties: BasicProperties, body: bytes, key: Hashable = None
-    ) -> Future[None]:
+    def publish(self, routing_key: str | bytes, properties: bytes, body: bytes, key: Hashable = None) -> Future[None]:
         """As `Confirms.publish`, to the outlet's exchange; fails with `Undeliverable` while there is no connection."""
         if self._confirms is None:
             future: Future[None] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from msgspec import Struct
-from pika import BasicProperties
 
 from core.errors import InvalidArgument
 
@@ -42,17 +41,6 @@ class Properties(Struct, frozen=True, kw_only=True, gc=False):
     timestamp: int | None  # seconds, if the producer keeps to the specification
     type: str | None
     user_id: str | None = None  # RabbitMQ lets nobody claim another name than the one they logged in with
-
-
-class Encoded(BasicProperties):
-    """Properties that pika sends as they are."""
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # it is generated
-        self._raw = raw
-
-    def encode(self) -> list[bytes]:
-        return [self._raw]
 
 
 #: In the order of the wire: flag, name, and size (0: a length byte and text, -1: a table).
@@ -112,7 +100,12 @@ def decode(raw: bytes) -> Properties:
 
 def encode(fields: Mapping[str, bytes], headers: Mapping[str, str | int]) -> bytes:
     """Properties from the bytes of their values, by name, and headers."""
-    return _join({**fields, "headers": b"".join(_header(name, value) for name, value in headers.items())})
+    return join({**fields, "headers": table(headers)})
+
+
+def table(headers: Mapping[str, str | int]) -> bytes:
+    """Headers as the value of the property of that name."""
+    return b"".join(_header(name, value) for name, value in headers.items())
 
 
 def republished(raw: bytes, headers: Mapping[str, str], most: int) -> bytes:
@@ -128,8 +121,8 @@ def republished(raw: bytes, headers: Mapping[str, str], most: int) -> bytes:
     except InvalidArgument:
         return encode({}, headers)
     fields = {name: value for name, value in fields.items() if name not in ("expiration", "user_id")}
-    fields["headers"] = b"".join([*kept, *(_header(name, value) for name, value in headers.items())])
-    joined = _join(fields)
+    fields["headers"] = b"".join([*kept, table(headers)])
+    joined = join(fields)
     return joined if len(joined) <= most else encode({}, headers)
 
 
@@ -157,7 +150,8 @@ def _split(raw: bytes) -> dict[str, bytes]:
     return found
 
 
-def _join(fields: Mapping[str, bytes]) -> bytes:
+def join(fields: Mapping[str, bytes]) -> bytes:
+    """Properties from the bytes of their values, by name."""
     flags = 0
     pieces = [b""]
     for flag, name, size in _FIELDS:

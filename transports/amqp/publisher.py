@@ -10,7 +10,6 @@ from core.telemetry.figures import Figure
 from transports.amqp import mapping, properties
 from transports.amqp.connection import Broker
 from transports.amqp.outlet import Outlet
-from transports.amqp.properties import Encoded
 
 
 class PikaPublisher:
@@ -28,7 +27,7 @@ class PikaPublisher:
     def publish(self, stored: StoredMessage) -> Future[None]:
         return self._outlet.publish(
             stored.topic,
-            Encoded(mapping.properties_of(stored)),
+            mapping.properties_of(stored),
             stored.message.data,
             (stored.topic, stored.offset),
         )

@@ -19,9 +19,10 @@ from core.telemetry.requests import HEADER, current
 from transports import documents
 from transports.amqp import properties
 from transports.amqp.answers import Answer, Answers
-from transports.amqp.channel import Channel, Delivery
+from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
+from transports.amqp.frames import Delivery
 from transports.amqp.operations import Operations
 from transports.amqp.properties import Properties
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from transports.amqp.channel import Delivery
+from transports.amqp.frames import Delivery
 
 #: Bodies received and not yet acknowledged.
 MOST_BYTES = 64 * 1024 * 1024

@@ -12,6 +12,9 @@ from pika.exceptions import InvalidFrameError
 from pika.frame import Header
 from pika.spec import FRAME_END, FRAME_HEADER
 
+from transports.amqp import frames
+from transports.amqp.frames import Delivery
+
 #: A connection that is asked to close gets this long to do so before it is cut.
 _CLOSE_SECONDS = 2.0
 #: So many channels may hang, each in the queue that it waits for, before the others are disturbed for their sake.
@@ -20,6 +23,8 @@ _FRAME = struct.Struct(">BHI")
 #: Of a content header, before the properties.
 _HEADER_BYTES = 12
 _BODY_SIZE = struct.Struct(">Q")
+#: At most so much is taken from the socket at once. pika's 4 KiB are a system call for every ten messages.
+_RECEIVE_BYTES = 64 * 1024
 
 
 class BrokerSilent(Exception):
@@ -32,8 +37,44 @@ class _Connection(AsyncioConnection):
     pika decodes them while it reads from the socket, and what its decoder can't take (a header timestamp in
     milliseconds, a NaN, a malformed table) ends the connection: again at each redelivery, so that one
     message would block its queue for ever. Floats it cuts to integers. It is also pika's way to write each
-    frame by a system call of its own; here the frames of a message are one write.
+    frame by a system call of its own; here the frames of a turn of the loop are one write.
+
+    It makes three objects of a delivery, asks for each whether somebody called for such a frame, and moves the rest of
+    what was received: half of the CPU that a message of the inbox took. Here deliveries go from the bytes to their
+    receiver; pika reads whatever is not one of those, in the order of the wire.
     """
+
+    def __init__(self, *arguments: Any) -> None:
+        #: By the channel's number.
+        self.receivers: dict[int, Callable[[Delivery], None]] = {}
+        self._outgoing: list[bytes] = []
+        super().__init__(*arguments)
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _RECEIVE_BYTES
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self._frame_buffer += data_in
+        while self._frame_buffer:
+            self._trim_frame_buffer(self._deliver())
+            consumed, frame = self._read_frame()
+            if frame is None:
+                return
+            self._trim_frame_buffer(consumed)
+            self._process_frame(frame)
+
+    def _deliver(self) -> int:
+        """Hand out the deliveries that the buffer begins with; where they end."""
+        buffer, at = self._frame_buffer, 0
+        while found := frames.delivery(buffer, at):
+            channel, delivery, end = found
+            receive = self.receivers.get(channel)
+            if receive is None:
+                break
+            receive(delivery)
+            at = end
+        return at
 
     def _read_frame(self) -> tuple[int, Any]:
         buffer = self._frame_buffer
@@ -48,8 +89,19 @@ class _Connection(AsyncioConnection):
         (body_size,) = _BODY_SIZE.unpack_from(buffer, _FRAME.size + 4)
         return end + 1, Header(channel, body_size, cast(BasicProperties, buffer[_FRAME.size + _HEADER_BYTES : end]))
 
+    def send(self, frames_: bytes) -> None:
+        """Send whole frames; those of one turn of the loop are one write."""
+        self._output_marshaled_frames((frames_,))
+
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._outgoing += marshaled_frames
+
+    def _write(self) -> None:
+        outgoing, self._outgoing = b"".join(self._outgoing), []
+        if self._transport is not None:  # else the connection was lost meanwhile
+            super()._output_marshaled_frames([outgoing])
 
     def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
         # pika 1.4.4 fails on an attempt that ends while it is given up: it then gets a class in place of its instance
@@ -106,9 +158,14 @@ class Connection:
         return self.raw.bytes_received
 
     @property
+    def frame_bytes(self) -> int:
+        """What a frame may take."""
+        return int(self.raw.params.frame_max)
+
+    @property
     def properties_bytes(self) -> int:
         """What the properties of a message may take: a frame, less the rest of its content header."""
-        return int(self.raw.params.frame_max) - _FRAME.size - _HEADER_BYTES - 1
+        return self.frame_bytes - _FRAME.size - _HEADER_BYTES - 1
 
     def unanswered(self) -> None:
         """A channel got no answer, and is of no more use: pika can't close it. Too many of them end the connection."""
