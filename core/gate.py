@@ -71,6 +71,8 @@ class Session:
         self.principal = principal
         self.allowance = allowance
         self.service: MessageService
+        #: The id of the API key that it rests on.
+        self.key = identity.anchor.removeprefix("key:") if identity.anchor.startswith("key:") else None
         self._keys = None if keys is None else GuardedKeys(keys, self)
         self._no_keys = no_keys
         self._now = now
@@ -127,6 +129,9 @@ class Gate(Protocol):
     async def admit(self, credentials: Credentials) -> Session:
         """Raises `Unauthenticated`, or `Overloaded` where an address failed too often."""
 
+    def used(self, session: Session) -> None:
+        """Note that a session which `admit` gave is used again, by somebody who showed the same once more."""
+
     def vouched(self, user: str | None) -> Session:
         """The session of a user that RabbitMQ vouches for; None is a message without one."""
 
@@ -144,6 +149,9 @@ class OpenGate:
 
     async def admit(self, credentials: Credentials) -> Session:
         return self._of(credentials.address) if self._bounded else self._everybody
+
+    def used(self, session: Session) -> None:
+        """Nothing is kept of it."""
 
     def vouched(self, user: str | None) -> Session:
         return self._of(f"amqp:{user or ''}") if self._bounded else self._everybody
@@ -207,9 +215,12 @@ class PolicyGate:
         session = self._sessions.get(proof)
         if session is None or not session.alive:
             session = await self._prove(token, proof, credentials)
-        if session.identity.anchor.startswith("key:"):
-            self._keys.last_used[session.identity.anchor[4:]] = self._now()
+        self.used(session)
         return session
+
+    def used(self, session: Session) -> None:
+        if session.key is not None:
+            self._keys.last_used[session.key] = self._now()
 
     def vouched(self, user: str | None) -> Session:
         name = self._settings.amqp_principal if user is None else self._policy.by_rabbitmq_user(user)

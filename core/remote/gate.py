@@ -60,6 +60,9 @@ class ForwardingGate:
             remember(self._sessions, proof, session)
         return session
 
+    def used(self, session: Session) -> None:
+        """The core notes it."""
+
     def vouched(self, user: str | None) -> Session:
         raise Unauthenticated("what comes through RabbitMQ is for the core")
 

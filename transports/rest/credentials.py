@@ -1,5 +1,7 @@
 """What a request shows of who sends it."""
 
+from collections.abc import Sequence
+
 from starlette.types import Scope
 
 from core.errors import InvalidArgument, Unauthenticated
@@ -9,13 +11,38 @@ from transports.tls.clients import ClientCertificate
 
 #: Where the scope of a request has the session of whoever sent it.
 SESSION = "trivium.session"
+#: Where the state of a connection has what it showed.
+SHOWN = "trivium.shown"
+_HEADERS = (b"authorization", b"x-api-key")
 #: An access token with many claims is some kilobytes; nothing longer is looked at.
 _LONGEST = 16 * 1024
 
 
+class Shown:
+    """The headers with which a connection was let in last, and the session: most send the same with every request.
+
+    To compare them costs a third of a digest and a look-up. They are the connection's own: nobody learns from the time.
+    """
+
+    __slots__ = ("headers", "session")
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.session: Session | None = None
+
+
 async def admit(gate: Gate, scope: Scope) -> Session:
     """The session of a request, which its log lines name too. Raises what `Gate.admit` raises."""
-    session = scope[SESSION] = await gate.admit(RequestCredentials(scope))
+    headers = [header for header in scope["headers"] if header[0] in _HEADERS]
+    shown: Shown | None = scope["state"].get(SHOWN) if headers else None
+    if shown is not None and shown.headers == headers and shown.session is not None and shown.session.alive:
+        session = shown.session
+        gate.used(session)
+    else:
+        session = await gate.admit(RequestCredentials(scope, headers))
+        if shown is not None:
+            shown.headers, shown.session = headers, session
+    scope[SESSION] = session
     request = current.get()
     if request is not None:
         request.principal = session.principal.name
@@ -25,23 +52,22 @@ async def admit(gate: Gate, scope: Scope) -> Session:
 class RequestCredentials:
     """`core.gate.Credentials` of an HTTP request: `Authorization: Bearer` (RFC 6750) or `X-API-Key`, never the URL."""
 
-    __slots__ = ("_scope",)
+    __slots__ = ("_headers", "_scope")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """`headers` are those of `scope` that may hold a credential."""
         self._scope = scope
+        self._headers = headers
 
     @property
     def token(self) -> str | None:
-        found: bytes | None = None
-        field = ""
-        for name, value in self._scope["headers"]:
-            if name in (b"authorization", b"x-api-key"):
-                if found is not None:
-                    raise InvalidArgument("give one credential, once", field=name.decode())
-                field = name.decode()
-                found = value if name == b"x-api-key" else _bearer(value)
-        if found is None:
+        if not self._headers:
             return None
+        (name, value), *others = self._headers
+        field = name.decode()
+        if others:
+            raise InvalidArgument("give one credential, once", field=field)
+        found = _bearer(value) if name == b"authorization" else value
         if len(found) > _LONGEST or not found.isascii():
             raise Unauthenticated("is no credential of ours", field=field)
         return found.decode()

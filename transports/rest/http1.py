@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from core.errors import Internal, Overloaded, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
+from transports.rest.credentials import SHOWN, Shown
 from transports.rest.exchange import BODY_BYTES, WHOLE, Exchange
 from transports.rest.heads import BadRequest, Head
 from transports.rest.parsing import RequestParser
@@ -73,7 +74,7 @@ class Http1(asyncio.Protocol):
             "client": client and (client[0], client[1]),
             "server": server and (server[0], server[1]),
         }
-        self._state = {"abort": self.abort, "peer": peer_names(transport)}
+        self._state = {"abort": self.abort, "peer": peer_names(transport), SHOWN: Shown()}
         self.idle_since = self._loop.time()
         others = self.site.connections
         if others.closing or others.overfull:

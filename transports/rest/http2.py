@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transports.rest import connections
 from transports.rest.connections import Connections
+from transports.rest.credentials import SHOWN, Shown
 from transports.rest.presence import ClientGone
 from transports.tls.clients import peer_names
 
@@ -92,7 +93,7 @@ class Http2Connection(TCPServer):
     ) -> None:
         loop = asyncio.get_running_loop()
         self.abort: Callable[[], None] = writer.transport.abort
-        state = {"abort": self.abort, "peer": peer_names(writer)}
+        state = {"abort": self.abort, "peer": peer_names(writer), SHOWN: Shown()}
         super().__init__(app, loop, config, context, state, reader, writer)
         self.idle_since: float | None = loop.time()
         self.is_closing = False
