@@ -315,7 +315,7 @@ def _keys(arguments: Sequence[str]) -> int:
 
 
 def _healthcheck(arguments: Sequence[str]) -> int:
-    settings, _ = configure(arguments, os.environ)
+    settings = _settings(vars(parser().parse_args(arguments)), os.environ)  # a running service has judged them
     return import_module("healthcheck").check(settings)  # type: ignore[no-any-return]
 
 
