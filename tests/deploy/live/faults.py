@@ -89,14 +89,14 @@ async def long_reader(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def starved(scene: Scene) -> AsyncIterator[None]:
-    """The process gets the CPU only now and then."""
+    """The process gets the CPU now and then, for so short a time that many a commit waits for the next."""
 
     async def starve() -> None:
         while True:
             scene.main.signal(signal.SIGSTOP)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.6)
             scene.main.signal(signal.SIGCONT)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.05)
 
     async with _background(starve()):
         yield
