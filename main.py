@@ -82,14 +82,7 @@ async def running(container: Container) -> AsyncIterator[Running]:
         up.parts += base
         if settings.data_dir != MEMORY and not settings.core:
             await stack.enter_async_context(container.control())
-        for measured in (
-            health,
-            lag,
-            *base,
-            service,
-            container.gate(),
-            container.publisher() if settings.amqp else None,
-        ):
+        for measured in (health, lag, *base, service, container.publisher() if settings.amqp else None):
             metrics.add(measured)
         try:
             for provider in _parts(container, settings):
@@ -119,6 +112,11 @@ def _reloads(container: Container) -> list[Callable[[], None]]:
     if settings.auth == "required" and not settings.core:
         found.append(partial(_reload_policy, Path(settings.policy), container.gate()))
     return found
+
+
+def _reload(reloads: Sequence[Callable[[], None]]) -> None:
+    for reload in reloads:
+        reload()
 
 
 def _reload_policy(path: Path, gate: PolicyGate) -> None:
@@ -168,7 +166,7 @@ async def serve(container: Container) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, stop, number)
     if reloads := _reloads(container):
-        loop.add_signal_handler(signal.SIGHUP, lambda: [reload() for reload in reloads])
+        loop.add_signal_handler(signal.SIGHUP, _reload, reloads)
     drain_seconds = container.settings().drain_seconds
     try:
         async with running(container) as up:
