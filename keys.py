@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     folder = Path(settings.data_dir)
     try:
         if arguments.action == "create":
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not folder.is_dir():
             raise Unavailable(f"there is no data directory {folder}")
         asyncio.run(_run(arguments, settings))

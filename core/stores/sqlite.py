@@ -74,7 +74,7 @@ class SqliteLog:
         """Open the log. Raises `StoreLocked`, `UnknownSchema`, `OSError` or `apsw.Error`."""
         self._lock = DirectoryLock(self._folder)
         if not self._in_memory:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # messages are not for the machine's others
             self._lock.acquire()
         try:
             connection = await asyncio.to_thread(self._open_to_write)

@@ -326,3 +326,12 @@ async def test_migrations_bring_an_empty_file_to_the_newest_schema(tmp_path: Pat
     for _ in range(2):
         async with a_log(str(tmp_path)) as log:
             assert log._connection.pragma("user_version") == len(MIGRATIONS)
+
+
+async def test_a_new_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Others do not read past the doors what is behind rights there; a folder that was there before keeps its mode."""
+    made, kept = tmp_path / "made", tmp_path / "kept"
+    kept.mkdir(mode=0o750)
+    for folder, mode in ((made, 0o700), (kept, 0o750)):
+        async with a_log(str(folder)):
+            assert folder.stat().st_mode & 0o777 == mode
