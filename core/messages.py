@@ -125,9 +125,11 @@ def new_message(
 
 def weight(message: Message) -> int:
     """About the bytes that a message takes on a wire, never less than its protobuf form."""
-    extensions = sum(len(name) + 4 * len(value) + 8 for name, value in message.attributes.items())
     strings = len(message.id) + len(message.source) + len(message.type) + len(message.content_type)
-    return len(message.data) + 4 * (strings + len(message.subject or "") + len(message.key or "")) + extensions + 300
+    found = len(message.data) + 4 * (strings + len(message.subject or "") + len(message.key or "")) + 300
+    for name, value in message.attributes.items():
+        found += len(name) + 4 * len(value) + 8
+    return found
 
 
 def same_content(one: Message, other: Message) -> bool:
