@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +34,8 @@ _MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TO
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
 _UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
+#: Content types whose meaning is remembered: publishers use few, and it is asked for every message.
+_KNOWN_TYPES = 256
 _NO_OFFSET = timedelta(0)
 _json_syntax = msgspec.json.Decoder(msgspec.Raw)
 
@@ -86,6 +89,12 @@ def check_json(data: bytes, field: str) -> None:
         raise InvalidArgument("nests too deeply to be read as JSON", field=field) from error
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"must be valid JSON: {error}", field=field) from error
+
+
+@lru_cache(_KNOWN_TYPES)
+def _demands(content_type: str) -> tuple[bool, bool, bool]:
+    """Whether it is a media type at all, and whether its data has to be JSON, or text. Of types within the limits."""
+    return _MEDIA_TYPE.match(content_type) is not None, is_json(content_type), is_text(content_type)
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -168,13 +177,14 @@ class Limits(Struct, frozen=True, kw_only=True):
         return size
 
     def _content(self, message: Message) -> None:
-        if not _MEDIA_TYPE.match(message.content_type):
+        is_type, has_json, has_text = _demands(message.content_type)
+        if not is_type:
             raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
         if not message.data:  # CloudEvents: data is optional under any content type
             return
-        if is_json(message.content_type):
+        if has_json:
             check_json(message.data, "data")
-        elif is_text(message.content_type):
+        elif has_text:
             try:
                 message.data.decode()
             except UnicodeDecodeError as error:

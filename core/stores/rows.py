@@ -12,6 +12,7 @@ from core.stores.schema import OFFSET_BITS
 Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = "position, topic, id, source, type, time, time_given, content_type, subject, key, attributes, data"
+WIDTH = COLUMNS.count(",") + 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

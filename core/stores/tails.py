@@ -13,9 +13,10 @@ _OBJECTS = 600
 class _Tail:
     """The messages up to the head of one topic, without a gap, and who waits for the next one."""
 
-    __slots__ = ("messages", "moved", "waiting")
+    __slots__ = ("messages", "moved", "topic", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
         self.messages: deque[StoredMessage] = deque()
         self.moved = asyncio.Event()
         self.waiting = 0
@@ -30,7 +31,8 @@ class Tails:
         self.bytes = 0
         self.max_bytes = max_bytes
         self._tails: dict[str, _Tail] = {}
-        self._arrivals: deque[str] = deque()
+        #: Each message that is here, as its tail and its size: to weigh old ones again reads memory that is cold.
+        self._arrivals: deque[tuple[_Tail, int]] = deque()
         self._released = False
 
     def begin(self, heads: dict[str, int]) -> None:
@@ -86,14 +88,14 @@ class Tails:
 
     async def beyond(self, topic: str, cursor: int) -> None:
         """Return once the head of `topic` is above `cursor`, or everybody is released."""
-        tail = self._tails.setdefault(topic, _Tail())
+        tail = self._tail(topic)
         tail.waiting += 1
         try:
             while self.heads.get(topic, 0) <= cursor and not self._released:
                 await tail.moved.wait()
         finally:
             tail.waiting -= 1
-            self._drop_if_idle(topic, tail)
+            self._drop_if_idle(tail)
 
     def release(self) -> None:
         """Let everybody go who waits, now and from now on."""
@@ -101,21 +103,26 @@ class Tails:
         for tail in self._tails.values():
             tail.moved.set()
 
-    def _add(self, one: StoredMessage) -> None:
-        tail = self._tails.get(one.topic)
+    def _tail(self, topic: str) -> _Tail:
+        tail = self._tails.get(topic)
         if tail is None:
-            tail = self._tails[one.topic] = _Tail()
+            tail = self._tails[topic] = _Tail(topic)
+        return tail
+
+    def _add(self, one: StoredMessage) -> None:
+        tail = self._tail(one.topic)
+        size = weight(one.message) + _OBJECTS
         tail.messages.append(one)
-        self._arrivals.append(one.topic)
-        self.bytes += weight(one.message) + _OBJECTS
+        self._arrivals.append((tail, size))
+        self.bytes += size
 
     def _evict(self) -> None:
         while self.bytes > self.max_bytes:
-            topic = self._arrivals.popleft()
-            tail = self._tails[topic]
-            self.bytes -= weight(tail.messages.popleft().message) + _OBJECTS
-            self._drop_if_idle(topic, tail)
+            tail, size = self._arrivals.popleft()
+            self.bytes -= size
+            tail.messages.popleft()
+            self._drop_if_idle(tail)
 
-    def _drop_if_idle(self, topic: str, tail: _Tail) -> None:
+    def _drop_if_idle(self, tail: _Tail) -> None:
         if not tail.messages and not tail.waiting:
-            self._tails.pop(topic, None)
+            self._tails.pop(tail.topic, None)

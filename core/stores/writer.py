@@ -10,7 +10,10 @@ from core.ports import Clock
 from core.stores import rows
 from core.stores.groups import Cursors, StoreBroken, Unit, log
 
-_INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"  # noqa: S608
+_ROW = f"({','.join('?' * rows.WIDTH)})"
+_INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES {_ROW} ON CONFLICT DO NOTHING"  # noqa: S608
+#: Rows to a statement, and the statement. Each gives the interpreter lock away, and has to wait for it afterwards.
+_INSERTS = tuple((count, _INSERT.replace(_ROW, ",".join([_ROW] * count))) for count in (256, 64, 16, 4, 1))
 _FIND = f"SELECT {rows.COLUMNS} FROM messages WHERE topic = ? AND id = ? AND source = ?"  # noqa: S608
 _REMOVE = "DELETE FROM messages WHERE position > ? AND position <= ?"
 _SAVE_HEAD = (
@@ -60,13 +63,8 @@ class Writer:
         touched: set[Topic] = set()
         try:
             self._cursor.execute("BEGIN IMMEDIATE")
-            for unit in units:
-                try:
-                    topic = self.topics.get(unit.topic) or self._new_topic(unit.topic)
-                    touched.add(topic)
-                    self._append(topic, unit)
-                except TriviumError as error:
-                    unit.error = error
+            if not self._append_together(units, touched):
+                self._append_each(units, touched)
             self._cursor.executemany(
                 _SAVE_HEAD,
                 [(topic.number, topic.name, topic.head) for topic in touched if topic.head > topic.committed],
@@ -102,6 +100,60 @@ class Writer:
                 del self.topics[topic.name]
                 self._free_numbers.append(topic.number)
 
+    def _append_together(self, units: Sequence[Unit], touched: set[Topic]) -> bool:
+        """Append what is new from end to end, as nearly every group is; else do nothing, and say so."""
+        now = self._clock.now()
+        values: list[object] = []
+        for unit in units:
+            topic = self.topics.get(unit.topic)
+            if topic is None:
+                break
+            touched.add(topic)
+            stored: list[StoredMessage] = []
+            for offset, message in enumerate(unit.messages, topic.head + 1):
+                time = message.time or now
+                values += rows.to_row(topic.number, offset, time, message)
+                stored.append(StoredMessage(topic.name, offset, time, message))
+            topic.head += len(stored)
+            unit.stored = stored
+            unit.published = tuple([Published(topic.name, one.offset, one.message.id, False) for one in stored])
+        else:
+            if self._insert(values):
+                return True
+        for topic in touched:
+            self._remove(topic, topic.committed)
+        return False
+
+    def _insert(self, values: Sequence[object]) -> bool:
+        """Whether all of these rows could be inserted, one behind another in `values`."""
+        at = 0
+        try:
+            for count, statement in _INSERTS:
+                width = count * rows.WIDTH
+                while len(values) - at >= width:
+                    self._cursor.execute(statement, values[at : at + width])
+                    if self._connection.changes() < count:
+                        return False
+                    at += width
+        except (UnicodeError, OverflowError, TypeError):  # a value that SQLite does not take
+            return False
+        return True
+
+    def _remove(self, topic: Topic, head: int) -> None:
+        """Take back what this group appended to a topic above `head`."""
+        self._cursor.execute(_REMOVE, (rows.position(topic.number, head), rows.position(topic.number, topic.head)))
+        topic.head = head
+
+    def _append_each(self, units: Sequence[Unit], touched: set[Topic]) -> None:
+        for unit in units:
+            unit.stored, unit.published = (), ()
+            try:
+                topic = self.topics.get(unit.topic) or self._new_topic(unit.topic)
+                touched.add(topic)
+                self._append(topic, unit)
+            except TriviumError as error:
+                unit.error = error
+
     def _append(self, topic: Topic, unit: Unit) -> None:
         first = topic.head
         now = self._clock.now()
@@ -122,8 +174,7 @@ class Writer:
         except Exception as error:
             if isinstance(error, apsw.Error):
                 raise  # the group fails as a whole
-            self._cursor.execute(_REMOVE, (rows.position(topic.number, first), rows.position(topic.number, topic.head)))
-            topic.head = first
+            self._remove(topic, first)
             if isinstance(error, TriviumError):
                 raise
             log.exception("a message can't be stored", topic=topic.name)

@@ -200,6 +200,20 @@ async def test_a_message_that_can_not_be_stored_fails_alone(log: SqliteLog) -> N
     assert offsets(await stored_in(log, "a")) == [1, 2]
 
 
+async def test_a_large_group_with_one_repeat_is_stored_like_any_other(log: SqliteLog) -> None:
+    """Rows that went in with a repeat are taken back: each message stands once, in the order of the calls."""
+    await append(log, "a", new_message(b"0", id="first"))
+    await append(log, "b", *some(1))
+    units = [log.append(("a", "b")[number % 2], some(30), 0) for number in range(20)]
+    repeat = log.append("a", [new_message(b"0", id="first")], 0)
+    last = log.append("a", some(1), 0)
+    assert [(await unit)[0].offset for unit in units] == [2 + 30 * (number // 2) for number in range(20)]
+    assert [(one.offset, one.duplicate) for one in await repeat] == [(1, True)]
+    assert [(one.offset, one.duplicate) for one in await last] == [(302, False)]
+    assert [await log.head("a"), await log.head("b")] == [302, 301]
+    assert offsets(await stored_in(log, "a")) == list(range(1, 303))
+
+
 async def test_what_waits_is_bounded_in_bytes(data_dir: str) -> None:
     """One more is told to come later, and it has no effect."""
     async with a_log(data_dir, max_uncommitted_bytes=4000) as log:

@@ -12,7 +12,7 @@ from core.service import LocalService
 from tests.rest.wire import Wire, connected, exchanged, request, until
 from transports.rest import connections
 from transports.rest.door import RestDoor
-from transports.rest.exchange import WHOLE
+from transports.rest.exchange import REST
 from transports.rest.http1 import Http1
 from transports.rest.parsing import HEADER_BYTES
 from transports.rest.serving import HttpServer
@@ -135,7 +135,7 @@ async def test_holds_a_body_within_bounds(protocols: list[Http1]) -> None:
     taken: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert not scope["extensions"][WHOLE]()
+        assert scope["extensions"][REST]() is None
         await go_on.wait()
         more = True
         while more:
@@ -158,8 +158,8 @@ async def test_tells_a_body_in_one_event() -> None:
     events: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["extensions"][WHOLE]()
         events.append(await receive())
+        assert scope["extensions"][REST]() is None
         await send(START)
         await send({"type": "http.response.body"})
         events.append(await receive())
@@ -167,6 +167,21 @@ async def test_tells_a_body_in_one_event() -> None:
     async with served(app) as ask:
         await ask(request("POST", "/", body=b"abc"))
     assert events == [{"type": "http.request", "body": b"abc", "more_body": False}, {"type": "http.disconnect"}]
+
+
+async def test_gives_a_body_that_is_here_without_waiting() -> None:
+    """A whole body can be had at once; what was had so is not told again."""
+    found: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(scope["extensions"][REST]())
+        await send(START)
+        await send({"type": "http.response.body"})
+        found.append(await receive())
+
+    async with served(app) as ask:
+        await ask(request("POST", "/", body=b"abc"))
+    assert found == [b"abc", {"type": "http.disconnect"}]
 
 
 async def test_frames_what_has_no_length() -> None:

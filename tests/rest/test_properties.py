@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from core.errors import InvalidArgument, TriviumError
 from core.limits import Limits
 from core.messages import Message, StoredMessage, new_message
+from transports import cloudevents
 from transports.rest.publishing import messages_of
 from transports.rest.requests import Request, integer, percent_decode, seconds, unquote
 from transports.rest.streams import Frames
@@ -52,6 +54,38 @@ def test_binary_mode_is_the_inverse_of_its_encoding(
     (message,), is_batch = messages_of(_request(headers, data), None, LIMITS)
     expected = new_message(data, id=id, source=source, type=type, subject=subject, attributes=extensions)
     assert (message, is_batch) == (expected, False)
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-99, 99), TEXT, st.sampled_from(["1.0", "text/plain", "eA=="]))
+MEMBERS = st.sampled_from(
+    [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "datacontenttype",
+        "subject",
+        "time",
+        "partitionkey",
+        "data",
+        "data_base64",
+        "topic",
+        "ext",
+    ]
+)
+PLAIN = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+
+
+@given(st.dictionaries(MEMBERS, VALUES).map(lambda members: PLAIN | members))
+def test_plain_events_are_read_as_all_others(members: dict[str, Any]) -> None:
+    """The short way that most events take ends as the long one does: with the same message, or the same error."""
+    found: list[Any] = []
+    for decode in (cloudevents.decode_event, lambda body: cloudevents._decode_any(body, cloudevents.REQUIRED)):
+        try:
+            found.append(decode(msgspec.json.encode(members)))
+        except InvalidArgument as error:
+            found.append((error.field, error.detail))
+    assert found[0] == found[1]
 
 
 @given(

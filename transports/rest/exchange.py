@@ -9,8 +9,8 @@ from transports.rest.responses import BODILESS, CONTINUE, LAST_CHUNK, chunk, res
 if TYPE_CHECKING:
     from transports.rest.http1 import Http1
 
-#: Where an application finds, among the scope's extensions, a function that says whether the body is all here.
-WHOLE = "trivium.whole"
+#: Where an application finds, among the scope's extensions, a function that gives the body without being awaited.
+REST = "trivium.rest"
 #: Of a body, what may wait for the application before the client has to.
 BODY_BYTES = 64 * 1024
 #: Larger parts are not copied to stand in one piece with what frames them.
@@ -72,9 +72,12 @@ class Exchange:
             self.held += len(data)
             self.wake()
 
-    def is_whole(self) -> bool:
-        """Whether `receive` has all of the body, so that it need not be waited for."""
-        return self.complete
+    def rest(self) -> bytes | None:
+        """What `receive` has not told of the body yet, if all of that is here."""
+        if not self.complete or self._told:
+            return None
+        body: bytes = self._next_event()["body"]
+        return body
 
     def wake(self) -> None:
         """Let `receive` look again."""

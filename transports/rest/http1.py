@@ -14,7 +14,7 @@ from core.errors import Internal, Overloaded, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import SHOWN, Shown
-from transports.rest.exchange import BODY_BYTES, WHOLE, Exchange
+from transports.rest.exchange import BODY_BYTES, REST, Exchange
 from transports.rest.heads import BadRequest, Head
 from transports.rest.parsing import RequestParser
 from transports.rest.presence import ClientGone
@@ -164,7 +164,7 @@ class Http1(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             "state": self._state.copy(),
-            "extensions": {WHOLE: exchange.is_whole},
+            "extensions": {REST: exchange.rest},
         }
 
     def adjust_reading(self) -> None:

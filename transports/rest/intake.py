@@ -22,7 +22,7 @@ from core.telemetry.metrics import bound
 from core.telemetry.requests import RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import admit
-from transports.rest.exchange import WHOLE
+from transports.rest.exchange import REST
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
@@ -99,7 +99,7 @@ class Intake:
             scope[BODY] = b""
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, self._max_body, self.bodies)
+        body = _Body(scope, receive, self._max_body, self.bodies)
         until = asyncio.get_running_loop().time() + self._body_seconds
         try:
             if refusal is None:
@@ -126,18 +126,16 @@ class Intake:
 
     async def _arrival(self, scope: Scope, body: "_Body", until: float, *, has_body: bool | None) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
-        is_whole = scope.get("extensions", {}).get(WHOLE)
         try:
             if has_body is None and not await _begins(body):
                 scope[BODY] = b""
                 return None
             # only whoever is known may fill our memory
             await admit(self._gate, scope)
-            if is_whole is not None and is_whole():  # a deadline costs as much as all else that is done here
-                scope[BODY] = await body.read()
-            else:
+            if not body.is_here():  # a deadline costs as much as all else that is done here
                 async with self._deadline(until):
-                    scope[BODY] = await body.read()
+                    await body.arrives()
+            scope[BODY] = body.data
         except TimeoutError:
             if self._closing:
                 return problem(Unavailable("the service is ending"), scope)
@@ -186,7 +184,8 @@ class Intake:
 class _Body:
     """The body of one request on its way in."""
 
-    def __init__(self, receive: Receive, limit: int, budget: Budget) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int, budget: Budget) -> None:
+        self._rest = scope.get("extensions", {}).get(REST)
         self._receive = receive
         self._limit = limit
         self._budget = budget
@@ -194,17 +193,28 @@ class _Body:
         self._ended = False
         self._parts: list[bytes] = []
 
+    @property
+    def data(self) -> bytes:
+        """What came so far."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def is_here(self) -> bool:
+        """Whether all of it came already, taken in without waiting. Raises `TooLarge` or `Overloaded`."""
+        if self._rest is not None and (part := self._rest()) is not None:
+            self._ended = True
+            self._keep(part)
+        return self._ended
+
     async def begins(self) -> bool:
-        """Wait for the first part; False if there is none. Raises what `read` does."""
+        """Wait for the first part; False if there is none. Raises what `arrives` does."""
         while not (self._parts or self._ended):
-            await self._take()
+            self._keep(await self._next())
         return bool(self._parts)
 
-    async def read(self) -> bytes:
-        """All of it. Raises `TooLarge`, `Overloaded` or `ClientGone`."""
+    async def arrives(self) -> None:
+        """Wait for all of it. Raises `TooLarge`, `Overloaded` or `ClientGone`."""
         while not self._ended:
-            await self._take()
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._keep(await self._next())
 
     async def discard(self) -> None:
         """Take in the rest and forget it."""
@@ -216,8 +226,7 @@ class _Body:
         self._held = 0
         self._parts = []
 
-    async def _take(self) -> None:
-        part = await self._next()
+    def _keep(self, part: bytes) -> None:
         if part:
             if self._held + len(part) > self._limit:
                 raise _too_large(self._limit)

@@ -28,7 +28,7 @@ _ESCAPE = re.compile(r"\\(.)")
 class Request:
     """One request with its whole body. `receive` tells when the client leaves."""
 
-    __slots__ = ("_service", "_session", "body", "headers", "method", "path", "receive", "scope")
+    __slots__ = ("_fields", "_service", "_session", "body", "headers", "method", "path", "receive", "scope")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Request:
         self._service = service
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._fields = dict(self.headers)
         self.path: dict[str, str] = scope["path_params"]
 
     @property
@@ -69,13 +70,12 @@ class Request:
     def header(self, name: str) -> str | None:
         """The one value of a header (`name` in lower case); `InvalidArgument` if it is given twice or is not UTF-8."""
         wanted = name.encode()
-        found: bytes | None = None
-        for key, value in self.headers:
-            if key == wanted:
-                if found is not None:
-                    raise InvalidArgument("must not be given more than once", field=name)
-                found = value
-        return None if found is None else utf8(found, name)
+        found = self._fields.get(wanted)
+        if found is None:
+            return None
+        if len(self._fields) < len(self.headers) and sum(key == wanted for key, _ in self.headers) > 1:
+            raise InvalidArgument("must not be given more than once", field=name)
+        return utf8(found, name)
 
     def accepts(self, media: str) -> bool:
         """Whether `Accept` names this type; a type that is the answer of its own accord need not be asked about."""

@@ -38,21 +38,25 @@ def response_head(
 
     `ValueError` if a header holds a line end: it would be read as another header, or as another response.
     """
-    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
+    pieces = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
+    lines = 3
     framed = status in BODILESS
     for name, value in headers:
-        lines.append(b"%b: %b\r\n" % (name, value))
+        pieces += (name, b": ", value, b"\r\n")
+        lines += 1
         framed = framed or name == b"content-length"
     chunked = not framed and may_chunk
     if chunked:
-        lines.append(b"transfer-encoding: chunked\r\n")
+        pieces.append(b"transfer-encoding: chunked\r\n")
+        lines += 1
     elif not framed:
         closes = True
     if closes:
-        lines.append(b"connection: close\r\n")
-    lines.append(b"\r\n")
-    head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+        pieces.append(b"connection: close\r\n")
+        lines += 1
+    pieces.append(b"\r\n")
+    head = b"".join(pieces)
+    if head.count(b"\n") != lines or head.count(b"\r") != lines:
         raise ValueError("a header of the response holds a line end")
     return head, chunked, closes
 
