@@ -67,6 +67,14 @@ class Http2:
         while await self._reader.read(65536):
             pass
 
+    def vanish(self) -> None:
+        self._writer.transport.abort()
+
+    def reset_all(self) -> None:
+        for stream in tuple(self.protocol.streams):
+            self.protocol.reset_stream(stream)
+        self._writer.write(self.protocol.data_to_send())
+
 
 @asynccontextmanager
 async def http2(door: RestDoor, *, window: int = 65535) -> AsyncIterator[Http2]:

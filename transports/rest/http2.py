@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from time import time
-from typing import Any
 
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
@@ -13,7 +12,6 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import SHOWN, Shown
+from transports.rest.http2_streams import Http2Streams
 from transports.rest.presence import ClientGone
 from transports.tls.clients import peer_names
 
@@ -108,7 +107,7 @@ class Http2Connection(TCPServer):
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup(self.loop) as tasks:
                 state = ConnectionState(self.state)
-                self.protocol = _Protocol(  # type: ignore[assignment]  # the one of the two that is wanted here
+                self.protocol = Http2Streams(  # type: ignore[assignment]  # the one of the two that is wanted here
                     self.app, self.config, self.context, tasks, state, is_tls, client, server, self.protocol_send
                 )
                 await self.protocol.initiate()
@@ -127,6 +126,8 @@ class Http2Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):  # hypercorn would start and cancel a task with a timer for each request
             self.idle_since = self.loop.time() if event.idle else None
+            if self.context.terminated.is_set():
+                self.end()
         else:
             await super().protocol_send(event)
 
@@ -137,27 +138,6 @@ class Http2Connection(TCPServer):
                 await super()._close()
         finally:
             self.abort()  # does nothing to a connection that is closed
-
-
-class _Protocol(H2Protocol):
-    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.streams = _Streams()
-
-
-class _Streams(dict[int, Any]):
-    def __missing__(self, stream_id: int) -> "_Ended":
-        return _ENDED
-
-
-class _Ended:
-    async def handle(self, event: object) -> None:
-        """Nobody is there to take it."""
-
-
-_ENDED = _Ended()
 
 
 def _in_time(app: ASGIApp) -> ASGIApp:

@@ -1,0 +1,84 @@
+"""The streams of a connection of HTTP/2: Hypercorn's, with what it leaves open (0.18)."""
+
+from contextlib import suppress
+from typing import Any
+
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from hypercorn.events import Updated
+from hypercorn.protocol.events import Event, StreamClosed
+from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+
+
+class Http2Streams(H2Protocol):
+    """Hypercorn's side of the frames, with streams that end in every case.
+
+    A stream is here until the application is done with it, and its buffer until the task that sends has ended the
+    stream or found it closed. Hypercorn says goodbye after the former, which costs answers their end. A reset it
+    neither takes for the end of a request, nor tells to who waits for the buffer, and keeps a buffer that was empty
+    then; and it leaves the client of an application that broke off waiting.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams = _Streams()
+
+    async def stream_send(self, event: Event) -> None:
+        if isinstance(event, StreamClosed):
+            await self._answered(event.stream_id)
+        else:
+            await super().stream_send(event)
+
+    async def _answered(self, stream_id: int) -> None:
+        """The application is done."""
+        await super()._close_stream(stream_id)
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None:
+            await self._settle()
+        elif not buffer.complete:
+            with suppress(ProtocolError):  # it is closed already
+                self.connection.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            await self._flush()
+            await self._discard(stream_id, buffer)
+
+    async def _close_stream(self, stream_id: int) -> None:
+        """The client is done: it reset the stream, or the connection is lost."""
+        await super()._close_stream(stream_id)
+        if stream_id in self.stream_buffers:
+            await self._discard(stream_id, self.stream_buffers[stream_id])
+
+    async def _discard(self, stream_id: int, buffer: StreamBuffer) -> None:
+        """Let go who waits for the buffer, and the task that sends find it closed."""
+        await buffer.close()
+        self.priority.unblock(stream_id)
+        await self.has_data.set()
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        if stream_id not in self.stream_buffers:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Idle, or say goodbye, after the last end is sent."""
+        if self.streams or self.stream_buffers:
+            return
+        if self.context.terminated.is_set():
+            with suppress(ProtocolError):  # it is closed already
+                self.connection.close_connection()
+            await self._flush()
+        await self.send(Updated(idle=True))
+
+
+class _Streams(dict[int, Any]):
+    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
+
+    def __missing__(self, stream_id: int) -> "_Ended":
+        return _ENDED
+
+
+class _Ended:
+    async def handle(self, event: object) -> None:
+        """Nobody is there to take it."""
+
+
+_ENDED = _Ended()
