@@ -12,6 +12,7 @@ from core.messages import new_message
 from core.service import LocalService
 from tests.rest.test_http2 import MESSAGES, Http2, http2
 from tests.rest.wire import until
+from transports.rest import connections
 from transports.rest.door import RestDoor
 from transports.rest.http2 import Http2Connection
 from transports.rest.serving import HttpServer
@@ -89,6 +90,20 @@ async def test_forgets_all_of_what_was_reset(door: RestDoor, service: LocalServi
             await until(lambda: service.streams == 1)
         assert await client.status(await client.ask("GET", "/livez")) == 200
         await until(lambda: list(only(door).protocol.stream_buffers) == [kept])  # type: ignore[attr-defined]
+
+
+async def test_holds_little_for_a_follower_that_opens_no_window(
+    door: RestDoor, service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not take is not heaped up for it; in time it loses the connection."""
+    monkeypatch.setattr(connections, "SEND_SECONDS", 1.0)
+    async with http2(door, window=100) as client:
+        await client.ask("GET", f"{STREAM}?after=0")
+        await client.until(h2.events.DataReceived)
+        for _ in range(100):
+            await service.publish("t", [new_message(b"x" * 40_000)])
+            assert held(door) < 200_000
+        await until(lambda: service.streams == 0)
 
 
 @pytest.mark.parametrize("leave", [Http2.vanish, Http2.reset_all])

@@ -4,10 +4,11 @@ from contextlib import suppress
 from typing import Any
 
 from h2.errors import ErrorCodes
+from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
 from hypercorn.events import Updated
 from hypercorn.protocol.events import Event, StreamClosed
-from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 
 
 class Http2Streams(H2Protocol):
@@ -53,6 +54,10 @@ class Http2Streams(H2Protocol):
         self.priority.unblock(stream_id)
         await self.has_data.set()
 
+    async def _create_stream(self, request: RequestReceived) -> None:
+        await super()._create_stream(request)  # nobody had a turn to use the buffer
+        self.stream_buffers[request.stream_id] = _Buffer(self.context.event_class)
+
     async def _send_data(self, stream_id: int) -> None:
         await super()._send_data(stream_id)
         if stream_id not in self.stream_buffers:
@@ -67,6 +72,32 @@ class Http2Streams(H2Protocol):
                 self.connection.close_connection()
             await self._flush()
         await self.send(Updated(idle=True))
+
+
+class _Buffer(StreamBuffer):
+    """Keeps the application waiting while much is left, however little of it was sent; hypercorn's goes by the latter.
+
+    It would let an application go on after a frame of no bytes, so that the answer to a client that opens no window
+    would heap up.
+    """
+
+    async def push(self, data: bytes) -> None:
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer.extend(data)
+        await self._is_empty.clear()
+        if len(self.buffer) >= BUFFER_HIGH_WATER:
+            await self._paused.clear()
+            await self._paused.wait()
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
 
 
 class _Streams(dict[int, Any]):
