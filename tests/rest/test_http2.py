@@ -1,6 +1,7 @@
 """HTTP/2 with prior knowledge, on the same port."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -77,9 +78,9 @@ class Http2:
 
 
 @asynccontextmanager
-async def http2(door: RestDoor, *, window: int = 65535) -> AsyncIterator[Http2]:
+async def http2(door: RestDoor, tls: ssl.SSLContext | None = None, *, window: int = 65535) -> AsyncIterator[Http2]:
     address = urlsplit(door.address)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
     client = Http2(reader, writer, address.netloc)
     values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
     client.protocol.local_settings = h2.settings.Settings(client=True, initial_values=values)

@@ -5,10 +5,12 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
+import h2.events
 import httpx2
 import msgspec
 import pytest
 import uvloop
+from h2.errors import ErrorCodes
 
 from core.gate import OpenGate
 from core.health import Health
@@ -18,6 +20,7 @@ from core.service import LocalService
 from core.settings import Settings
 from core.stores.sqlite import LogBounds, SqliteLog
 from tests.pki import Pki
+from tests.rest.test_http2 import http2
 from tests.rest.wire import connected, request, until
 from transports.rest import connections, tls
 from transports.rest.door import RestDoor
@@ -150,7 +153,7 @@ async def test_bounds_connections(
     context: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Past the bound a connection is secured, answered with `overloaded`, and closed; further past it is dropped."""
+    """Past the bound a connection is secured, told why, and closed; further past it is dropped."""
     monkeypatch.setattr("transports.rest.door._CONNECTIONS", 0)
     monkeypatch.setattr(connections, "_REFUSALS", 1)
     few = msgspec.structs.replace(settings, max_streams=1)
@@ -162,6 +165,14 @@ async def test_bounds_connections(
             assert (await refused.reply()).status == 429
             async with connected(door) as dropped:
                 assert await dropped.closed() == b""
+        await until(lambda: len(door._server._connections) == 1)
+        context.set_alpn_protocols(["h2"])
+        async with http2(door, context) as other:
+            goodbye = await other.until(h2.events.ConnectionTerminated)
+            assert isinstance(goodbye, h2.events.ConnectionTerminated)
+            assert (goodbye.error_code, goodbye.last_stream_id) == (ErrorCodes.ENHANCE_YOUR_CALM, 0)
+            assert b"which is the most" in (goodbye.additional_data or b"")
+            await other.closed()
         silent.writer.close()
 
 

@@ -10,7 +10,7 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp
 
-from core.errors import Internal, Overloaded, TriviumError
+from core.errors import Internal, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import SHOWN, Shown
@@ -80,7 +80,7 @@ class Http1(asyncio.Protocol):
         if others.closing or others.overfull:
             self.abort()
         elif others.full:
-            self._refuse(Overloaded(f"{len(others)} connections are open, which is the most"), 429)
+            self._refuse(others.refusal(), 429)
         others.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,8 +140,8 @@ class Http1(asyncio.Protocol):
         data = self._parser.unread[: len(_HTTP2)]
         self._is_first = not self._is_tls and _HTTP2.startswith(data)
         if self._is_first and len(data) == len(_HTTP2):
-            self.site.speak_http2(self._transport, self._parser.unread)
             self.site.connections.leave(self)
+            self.site.speak_http2(self._transport, self._parser.unread)
         return self._is_first
 
     def _begin(self, head: Head) -> None:
