@@ -6,6 +6,7 @@ from typing import Any
 
 import h2.events
 import pytest
+from h2.errors import ErrorCodes
 from starlette.types import Receive, Scope, Send
 
 from core.messages import new_message
@@ -63,6 +64,21 @@ async def test_waits_for_a_window_when_the_door_closes(door: RestDoor, service: 
         async with asyncio.timeout(4):
             await client.until(h2.events.StreamEnded, stream)
             await closing
+
+
+async def test_refuses_what_comes_while_it_closes(door: RestDoor, service: LocalService) -> None:
+    """A request on a connection that ends is refused as unseen, so that the client may repeat it elsewhere."""
+    await service.publish("t", [new_message(b"x" * 100_000)])
+    async with http2(door, window=10) as client:
+        await client.ask("GET", f"{MESSAGES}/1")
+        await until(lambda: held(door) > 0)
+        closing = asyncio.create_task(door.__aexit__(None, None, None))
+        await until(lambda: door._server._connections.closing)
+        stream = await client.ask("POST", MESSAGES, end=False)
+        refused = await client.until(h2.events.StreamReset, stream)
+        assert isinstance(refused, h2.events.StreamReset)
+        assert refused.error_code == ErrorCodes.REFUSED_STREAM
+    await closing
 
 
 async def test_idles_after_a_reset(door: RestDoor, service: LocalService) -> None:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from h2.errors import ErrorCodes
+from h2.events import Event as H2Event
 from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
 from hypercorn.events import Updated
@@ -23,6 +24,15 @@ class Http2Streams(H2Protocol):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.streams = _Streams()
+
+    async def _handle_events(self, events: list[H2Event]) -> None:
+        if self.context.terminated.is_set():
+            for event in events:
+                if isinstance(event, RequestReceived):
+                    with suppress(ProtocolError):  # the client reset it in the same breath
+                        self.connection.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+            events = [event for event in events if not isinstance(event, RequestReceived)]
+        await super()._handle_events(events)
 
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, StreamClosed):
