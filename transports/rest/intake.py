@@ -86,7 +86,8 @@ class Intake:
         """Wait for no more bodies: what has not arrived by now has had no effect."""
         self._closing = True
         for deadline in self._arriving:
-            deadline.reschedule(0)
+            if not deadline.expired():
+                deadline.reschedule(0)
 
     def figures(self) -> Iterator[Figure]:
         yield from bound("rest_requests", self.requests, self._max_requests)
