@@ -1,6 +1,8 @@
 """HTTP/1.1 as any application has it: framing, back-pressure, and ends."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -232,6 +234,28 @@ async def test_closes_politely(door: RestDoor) -> None:
         reply = await wire.reply()
         assert (reply.status, reply.headers["connection"]) == (200, "close")
         assert await wire.closed() == b""
+
+
+async def test_survives_a_reset_before_the_end() -> None:
+    """A client that resets the connection while it is half closed costs no more than itself."""
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    tasks: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
+        await send({**START, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    server = HttpServer(app, max_connections=10)
+    client = socket.create_connection(("127.0.0.1", await server.listen("127.0.0.1", 0)))
+    client.sendall(request("GET", "/", "Connection: close"))
+    await until(lambda: bool(tasks) and len(server._connections) == 0)
+    await tasks[0]
+    await server.close(2)
+    assert failures == []
 
 
 async def test_ends_with_the_response_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

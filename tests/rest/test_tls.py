@@ -22,7 +22,7 @@ from core.stores.sqlite import LogBounds, SqliteLog
 from tests.pki import Pki
 from tests.rest.test_http2 import http2
 from tests.rest.wire import connected, request, until
-from transports.rest import connections, tls
+from transports.rest import connections, http1, tls
 from transports.rest.door import RestDoor
 from transports.rest.requests import Request
 
@@ -98,6 +98,18 @@ async def test_tells_who_the_client_is(
     anonymous, known = scopes
     assert (anonymous["state"]["peer"], anonymous["scheme"]) == (None, "https")
     assert known["state"]["peer"].subject == "CN=client.example"
+
+
+@pytest.mark.parametrize("head", [request("GET", "/livez", "Connection: close"), b"GET /livez HTTP/1.0\r\n\r\n"])
+async def test_closes_at_once(
+    door: RestDoor, context: ssl.SSLContext, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS has no half-closed connections; where nothing more can come there is nothing to wait for."""
+    monkeypatch.setattr(http1, "_LINGER_SECONDS", 3600)
+    async with connected(door, context) as wire:
+        await wire.send(head)
+        async with asyncio.timeout(4):
+            assert b" 200 " in await wire.closed()
 
 
 async def test_speaks_http1_without_alpn(door: RestDoor, context: ssl.SSLContext) -> None:

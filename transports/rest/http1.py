@@ -274,16 +274,22 @@ class Http1(asyncio.Protocol):
             exchange.wake()
 
     def _linger(self) -> None:
-        """Say that nothing more will come, and read on for a moment what the client still sends."""
+        """Say that nothing more will come, and read on for a moment what the client still sends.
+
+        TLS can say so only by closing, which it does at once where all of the request was read.
+        """
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
-        if self.site.connections.closing:
+        can_half_close = self._transport.can_write_eof()
+        is_all = self._exchange is None and self._parser.complete and not self._parser.has_more
+        if self.site.connections.closing or (is_all and not can_half_close):
             self._close()
             return
         self.is_closing = True
         if self._exchange is None:
             self.idle_since = self._loop.time()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if can_half_close:
+            with contextlib.suppress(OSError):  # the client reset the connection
+                self._transport.write_eof()
         self._loop.call_later(_LINGER_SECONDS, self._transport.close)
