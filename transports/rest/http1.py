@@ -223,6 +223,8 @@ class Http1(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until most of what was written was taken; past `SEND_SECONDS` the connection is lost (`ClientGone`)."""
+        if self._is_lost:
+            raise ClientGone
         writable = self._loop.create_future()
         self._writers.append(writable)
         try:
