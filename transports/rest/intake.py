@@ -72,8 +72,8 @@ class Intake:
         if scope["type"] != "http":
             return
         self.requests += 1
-        _to_origin_form(scope)
         try:
+            _to_origin_form(scope)
             await self._take(scope, receive, send)
         except (ClientGone, OSError):
             return
