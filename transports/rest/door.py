@@ -58,7 +58,6 @@ class RestDoor:
     ) -> None:
         self._settings = settings
         self._port = settings.rest_port
-        self._meter = Meter.of(self.name, settings)
         sender = Sender(settings.rest_inflight_bytes)
         self._scheme = "http" if tls is None else "https"
         self._meter = Meter.of(self.name, settings)

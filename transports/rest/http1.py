@@ -42,7 +42,8 @@ class Http1(asyncio.Protocol):
     """One connection: one request after another, each answered by a task of its own.
 
     What a client sends ahead stays unparsed until the response before it was sent, so that a connection holds at most
-    one request, one read of the socket, and one write buffer. None has a timer: the server looks after all together.
+    one request, one read of the socket, and one write buffer. The server looks after all together, so that none has a
+    timer but for its last second.
     """
 
     def __init__(self, site: Site) -> None:
@@ -101,7 +102,10 @@ class Http1(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        """Half-closed connections get their answers; TLS knows none (asyncio closes it itself)."""
+        """Half-closed connections get the answers that are being made, but what waits for messages ends without one.
+
+        They can't be told from those whose client left. TLS knows none: asyncio closes it itself.
+        """
         self._has_eof = True
         if self._exchange is None or self.is_closing:
             return False

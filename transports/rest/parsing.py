@@ -6,7 +6,7 @@ from core.errors import TooLarge
 from transports.rest.chunks import Chunks
 from transports.rest.heads import BadRequest, Head, Headers, bad_request, read_head, unknown_method
 
-#: Request line and headers, with what HTTP puts between them.
+#: Request line and headers; in HTTP/1.1 with what stands between them.
 HEADER_BYTES = 32 * 1024
 _EMPTY_LINE = b"\r\n\r\n"
 
