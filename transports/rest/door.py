@@ -33,7 +33,7 @@ def _allowing(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("*",),
-        expose_headers=("Location", "Retry-After"),
+        expose_headers=("Location", "Retry-After", "X-Request-Id"),
         max_age=600,
     )
 
