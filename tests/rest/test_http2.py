@@ -13,6 +13,7 @@ import h2.settings
 import httpx2
 import msgspec
 import pytest
+from h2.errors import ErrorCodes
 
 from core.service import LocalService
 from core.settings import Settings
@@ -186,14 +187,19 @@ async def test_refuses_long_headers(door: RestDoor) -> None:
         assert await client.status(await client.ask("GET", "/livez", *headers)) == 431
 
 
-async def test_survives_a_path_that_is_not_ascii(door: RestDoor) -> None:
-    """Bytes beyond ASCII in a path cost at most the connection that sent them."""
+@pytest.mark.parametrize(
+    "headers", [[(":method", "GET"), (":path", "/ä"), (":scheme", "http")], [(":method", "CONNECT")]]
+)
+async def test_resets_a_stream_without_a_path(door: RestDoor, headers: list[tuple[str, str]]) -> None:
+    """One that is not ASCII, or a CONNECT, costs its own stream; those of others, behind a proxy, go on."""
     async with http2(door) as client:
-        await client.ask("GET", "/ä")
-        async with asyncio.timeout(20):
-            await client.closed()
-    async with http2(door) as other:
-        assert await other.status(await other.ask("GET", "/livez")) == 200
+        stream = client.protocol.get_next_available_stream_id()
+        client.protocol.send_headers(stream, [*headers, (":authority", "x")], end_stream=True)
+        await client.flush()
+        reset = await client.until(h2.events.StreamReset, stream)
+        assert isinstance(reset, h2.events.StreamReset)
+        assert reset.error_code == ErrorCodes.PROTOCOL_ERROR
+        assert await client.status(await client.ask("GET", "/livez")) == 200
 
 
 class TestSlowSenders:

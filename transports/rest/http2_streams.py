@@ -26,13 +26,21 @@ class Http2Streams(H2Protocol):
         self.streams = _Streams()
 
     async def _handle_events(self, events: list[H2Event]) -> None:
+        taken = []
+        for event in events:
+            if isinstance(event, RequestReceived) and (fault := self._fault(event)) is not None:
+                with suppress(ProtocolError):  # the client reset it in the same breath
+                    self.connection.reset_stream(event.stream_id, fault)
+            else:
+                taken.append(event)
+        await super()._handle_events(taken)
+
+    def _fault(self, request: RequestReceived) -> ErrorCodes | None:
+        """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands."""
         if self.context.terminated.is_set():
-            for event in events:
-                if isinstance(event, RequestReceived):
-                    with suppress(ProtocolError):  # the client reset it in the same breath
-                        self.connection.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
-            events = [event for event in events if not isinstance(event, RequestReceived)]
-        await super()._handle_events(events)
+            return ErrorCodes.REFUSED_STREAM
+        path = dict(request.headers).get(b":path")
+        return ErrorCodes.PROTOCOL_ERROR if path is None or not path.isascii() else None
 
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, StreamClosed):
