@@ -187,6 +187,16 @@ async def test_refuses_long_headers(door: RestDoor) -> None:
         assert await client.status(await client.ask("GET", "/livez", *headers)) == 431
 
 
+async def test_heeds_no_priorities(door: RestDoor) -> None:
+    """Any number of streams may be given one, as clients of old do also for streams that ended or never began."""
+    async with http2(door) as client:
+        stream = await client.ask("GET", f"{MESSAGES}?wait=60")
+        for number in range(1200):
+            client.protocol.prioritize(stream + 2 * number, weight=7)
+        await client.flush()
+        assert await client.status(await client.ask("GET", "/livez")) == 200
+
+
 @pytest.mark.parametrize(
     "headers", [[(":method", "GET"), (":path", "/ä"), (":scheme", "http")], [(":method", "CONNECT")]]
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from h2.errors import ErrorCodes
 from h2.events import Event as H2Event
-from h2.events import RequestReceived
+from h2.events import PriorityUpdated, RequestReceived
 from h2.exceptions import ProtocolError
 from hypercorn.events import Updated
 from hypercorn.protocol.events import Event, StreamClosed
@@ -75,6 +75,9 @@ class Http2Streams(H2Protocol):
     async def _create_stream(self, request: RequestReceived) -> None:
         await super()._create_stream(request)  # nobody had a turn to use the buffer
         self.stream_buffers[request.stream_id] = _Buffer(self.context.event_class)
+
+    async def _priority_updated(self, event: PriorityUpdated) -> None:
+        """Nothing: RFC 9113, section 5.3.2. Hypercorn keeps what it is told of any stream, and breaks at a thousand."""
 
     async def _send_data(self, stream_id: int) -> None:
         await super()._send_data(stream_id)
