@@ -118,7 +118,10 @@ class SqliteLog:
 
     async def newest(self, topic: str) -> StoredMessage | None:
         newest = self._tails.newest(topic)
-        if newest is None and (head := self._tails.heads.get(topic)):
+        if newest is not None:
+            self._tail_reads += 1
+        elif head := self._tails.heads.get(topic):
+            self._disk_reads += 1
             for newest in await self._readers.page(topic, head - 1, head, limit=1, max_bytes=0):
                 self._tails.remember(newest)
         return newest

@@ -18,6 +18,7 @@ from core.settings import MEMORY
 from core.stores.lock import StoreLocked
 from core.stores.schema import MIGRATIONS, UnknownSchema
 from core.stores.sqlite import SqliteLog
+from core.telemetry.vocabulary import READS
 from tests.core.opening import a_log, append, offsets, publishers, some, stored_in
 
 ROOT = Path(__file__).parents[2]
@@ -326,6 +327,18 @@ async def test_data_of_a_newer_trivium_is_refused(tmp_path: Path) -> None:
     connection.close()
     async with a_log(str(tmp_path)) as log:
         await append(log, "a", *some(1))
+
+
+async def test_counts_where_reads_were_served_from(tmp_path: Path) -> None:
+    """The newest message too: from the disk after a start, from memory from then on."""
+    async with a_log(str(tmp_path)) as log:
+        await append(log, "a", *some(1))
+    async with a_log(str(tmp_path)) as log:
+        for _ in range(3):
+            assert await log.newest("a") is not None
+        assert await log.newest("none") is None
+        reads = {figure.labels: figure.value for figure in log.figures() if figure.metric is READS}
+        assert reads == {("tail",): 2, ("disk",): 1}
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

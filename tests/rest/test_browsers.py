@@ -49,5 +49,6 @@ async def test_listed_origins_may_call(service: LocalService, health: Health, se
         for path, status in (("/api/data", 200), ("/nowhere", 404)):
             answer = await http.get(path, headers={"Origin": ORIGIN})
             assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
+            assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
         other = await http.get("/api/data", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers

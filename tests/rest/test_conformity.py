@@ -50,7 +50,7 @@ async def session(keys: KeyRing) -> AsyncIterator[requests.Session]:
 @pytest.mark.parametrize(
     ("name", "mode"),
     [(one["operationId"], GenerationMode.POSITIVE) for one in OPERATIONS]
-    + [(one["operationId"], GenerationMode.NEGATIVE) for one in OPERATIONS if "parameters" in one],
+    + [(one["operationId"], GenerationMode.NEGATIVE) for one in OPERATIONS if len(one["parameters"]) > 1],
     ids=str,
 )
 async def test_conforms(

@@ -29,6 +29,7 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 STATUSES = [(name, int(status)) for name, (_, _, one) in OPERATIONS.items() for status in one["responses"]]
+ID = "0f4c-17"
 BODIES = {
     "postData": (b'{"message": "x"}', "application/json"),
     "publish": (b"x", "text/plain"),
@@ -102,7 +103,7 @@ async def test_tells_every_status(
     key, _ = await keys.create("shop")
     path = path.format(topic="orders", offset=1, id="none" if status == 404 else key.id)
     body, media = BODIES.get(name, (b"", ""))
-    headers = [f"Idempotency-Key: {name}", f"X-API-Key: {(await keys.create('boss'))[1]}"]
+    headers = [f"X-Request-Id: {ID}", f"Idempotency-Key: {name}", f"X-API-Key: {(await keys.create('boss'))[1]}"]
     if status == 200 and method == "POST":
         await _exchange(door, method, path, body, media, *headers)
     elif status == 400:
@@ -143,6 +144,13 @@ async def test_tells_every_status(
     _check(operation, reply)
 
 
+async def test_tells_of_other_methods(guarded: RestDoor) -> None:
+    """405 is in no operation's answers, since it is none; what it is like is told apart."""
+    reply = await _exchange(guarded, "PUT", "/api/data", b"", "", f"X-Request-Id: {ID}")
+    assert reply.headers["allow"] == "GET, HEAD, POST"
+    _check({"responses": {"405": {"$ref": "#/components/responses/MethodNotAllowed"}}}, reply)
+
+
 def _check(operation: Any, reply: Reply) -> None:
     answer = operation["responses"][str(reply.status)]
     if "$ref" in answer:
@@ -151,7 +159,9 @@ def _check(operation: Any, reply: Reply) -> None:
     assert kind in answer["content"]
     is_json = kind.endswith("json")
     _validate(answer["content"][kind]["schema"], reply.json() if is_json else reply.body.decode())
-    for name, header in answer.get("headers", {}).items():
+    assert "X-Request-Id" in answer["headers"]
+    assert reply.headers.get("x-request-id") == (None if reply.status == 431 else ID)  # nobody read its head
+    for name, header in answer["headers"].items():
         if header.get("required"):
             assert reply.headers[name.lower()].isdigit() is (header["schema"]["type"] == "integer")
 

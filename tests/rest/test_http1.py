@@ -1,8 +1,10 @@
 """HTTP/1.1 as any application has it: framing, back-pressure, and ends."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from transports.rest.door import RestDoor
 from transports.rest.exchange import REST
 from transports.rest.http1 import Http1
 from transports.rest.parsing import HEADER_BYTES
+from transports.rest.presence import ClientGone
 from transports.rest.serving import HttpServer
 
 MESSAGES = "/api/topics/t/messages"
@@ -249,7 +252,51 @@ async def test_closes_politely(door: RestDoor) -> None:
         assert await wire.closed() == b""
 
 
-async def test_ends_with_the_response_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_survives_a_reset_before_the_end() -> None:
+    """A client that resets the connection while it is half closed costs no more than itself."""
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    tasks: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
+        await send({**START, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    server = HttpServer(app, max_connections=10)
+    client = socket.create_connection(("127.0.0.1", await server.listen("127.0.0.1", 0)))
+    client.sendall(request("GET", "/", "Connection: close"))
+    await until(lambda: bool(tasks) and len(server._connections) == 0)
+    await tasks[0]
+    await server.close(2)
+    assert failures == []
+
+
+async def test_waits_for_no_room_on_a_lost_connection() -> None:
+    """An application that goes on, though it was told, is told again at once."""
+    told = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START)
+        part = {"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True}
+        with suppress(ClientGone):
+            while True:
+                await send(part)
+        with suppress(ClientGone):
+            await send({**part, "body": b""})
+        told.set()
+
+    async with wired(app) as wire:
+        await wire.send(GET)
+        await wire.reader.readexactly(100_000)
+        wire.writer.transport.abort()
+        async with asyncio.timeout(20):
+            await told.wait()
+
+
+async def test_ends_with_the_response_that_is_under_way() -> None:
     """A server that closes says so in the responses that it still begins."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 

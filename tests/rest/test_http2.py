@@ -1,6 +1,7 @@
 """HTTP/2 with prior knowledge, on the same port."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ import h2.settings
 import httpx2
 import msgspec
 import pytest
+from h2.errors import ErrorCodes
 
 from core.service import LocalService
 from core.settings import Settings
@@ -67,11 +69,19 @@ class Http2:
         while await self._reader.read(65536):
             pass
 
+    def vanish(self) -> None:
+        self._writer.transport.abort()
+
+    def reset_all(self) -> None:
+        for stream in tuple(self.protocol.streams):
+            self.protocol.reset_stream(stream)
+        self._writer.write(self.protocol.data_to_send())
+
 
 @asynccontextmanager
-async def http2(door: RestDoor, *, window: int = 65535) -> AsyncIterator[Http2]:
+async def http2(door: RestDoor, tls: ssl.SSLContext | None = None, *, window: int = 65535) -> AsyncIterator[Http2]:
     address = urlsplit(door.address)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
     client = Http2(reader, writer, address.netloc)
     values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
     client.protocol.local_settings = h2.settings.Settings(client=True, initial_values=values)
@@ -177,14 +187,29 @@ async def test_refuses_long_headers(door: RestDoor) -> None:
         assert await client.status(await client.ask("GET", "/livez", *headers)) == 431
 
 
-async def test_survives_a_path_that_is_not_ascii(door: RestDoor) -> None:
-    """Bytes beyond ASCII in a path cost at most the connection that sent them."""
+async def test_heeds_no_priorities(door: RestDoor) -> None:
+    """Any number of streams may be given one, as clients of old do also for streams that ended or never began."""
     async with http2(door) as client:
-        await client.ask("GET", "/ä")
-        async with asyncio.timeout(20):
-            await client.closed()
-    async with http2(door) as other:
-        assert await other.status(await other.ask("GET", "/livez")) == 200
+        stream = await client.ask("GET", f"{MESSAGES}?wait=60")
+        for number in range(1200):
+            client.protocol.prioritize(stream + 2 * number, weight=7)
+        await client.flush()
+        assert await client.status(await client.ask("GET", "/livez")) == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [[(":method", "GET"), (":path", "/ä"), (":scheme", "http")], [(":method", "CONNECT")]]
+)
+async def test_resets_a_stream_without_a_path(door: RestDoor, headers: list[tuple[str, str]]) -> None:
+    """One that is not ASCII, or a CONNECT, costs its own stream; those of others, behind a proxy, go on."""
+    async with http2(door) as client:
+        stream = client.protocol.get_next_available_stream_id()
+        client.protocol.send_headers(stream, [*headers, (":authority", "x")], end_stream=True)
+        await client.flush()
+        reset = await client.until(h2.events.StreamReset, stream)
+        assert isinstance(reset, h2.events.StreamReset)
+        assert reset.error_code == ErrorCodes.PROTOCOL_ERROR
+        assert await client.status(await client.ask("GET", "/livez")) == 200
 
 
 class TestSlowSenders:

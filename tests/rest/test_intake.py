@@ -14,7 +14,7 @@ from core.settings import Settings
 from tests.rest.wire import Wire, connected, request, until
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender
 from transports.rest.door import RestDoor
-from transports.rest.intake import HEADER_BYTES
+from transports.rest.parsing import HEADER_BYTES
 
 MESSAGES = "/api/topics/t/messages"
 LIMIT = 200_000
@@ -38,13 +38,16 @@ async def test_takes_a_body_at_the_limit(wire: Wire) -> None:
 
 
 async def test_refuses_one_byte_more(wire: Wire, service: LocalService) -> None:
-    """One byte over is `too_large`, whether the length is told or not, and the connection can be used again."""
+    """One byte over is `too_large`, and the connection can be used again."""
     body = b"x" * (LIMIT + 1)
     await wire.send(request("POST", MESSAGES, body=body))
     reply = await wire.reply()
     assert (reply.status, reply.json()["code"], reply.json()["field"]) == (413, "too_large", "body")
     assert str(LIMIT) in reply.json()["detail"]
     assert (await service.list_topics()).topics == ()
+    wire.again()
+    await wire.send(request("GET", "/livez"))
+    assert (await wire.reply()).status == 200
 
 
 async def test_refuses_one_byte_more_of_unknown_length(wire: Wire, service: LocalService) -> None:
@@ -53,6 +56,16 @@ async def test_refuses_one_byte_more_of_unknown_length(wire: Wire, service: Loca
     await wire.send(b"%x\r\n%b\r\n" % (LIMIT + 1, b"x" * (LIMIT + 1)))
     assert (await wire.reply()).status == 413
     assert (await service.list_topics()).topics == ()
+
+
+async def test_closes_in_the_turn_of_a_deadline(door: RestDoor) -> None:
+    """The end of the door and the end of a body's time may fall together."""
+    door.intake._body_seconds = 0.05
+    async with connected(door) as wire:
+        await wire.send(request("POST", MESSAGES, "Content-Length: 5") + b"x")
+        await until(lambda: any(deadline.expired() for deadline in door.intake._arriving))
+        door.intake.close()
+        assert (await wire.reply()).status == 503
 
 
 async def test_answers_before_an_oversized_body_has_come(wire: Wire) -> None:

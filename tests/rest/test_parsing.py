@@ -2,7 +2,8 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from httptools import HttpParserError, HttpRequestParser
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transports.rest.heads import BadRequest
@@ -34,6 +35,43 @@ PIECES = st.sampled_from(
     ]
 )
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNK = st.builds(
+    lambda size, extension, data: size % len(data) + extension + b"\r\n" + data + b"\r\n",
+    st.sampled_from((b"%x", b"%X", b"00%x")),
+    st.sampled_from((b"", b"", b";", b";a", b';a="b"', b" ;a", b";\r", b";\n")),
+    st.text("\r\n0;:3 aG", max_size=20).map(str.encode),
+)
+#: What chunked bodies are made of, and what is none.
+CHUNKS = CHUNK | st.sampled_from(
+    (b"0\r\n", b"\r\n", b"A: b\r\n", b"\n", b"\r", b"3", b";", b" ", b"-", b"_", b"ffffffffffffffff")
+)
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = [0, *sorted(place for place in cuts if place < len(data)), len(data)]
+    return [data[begin:end] for begin, end in pairwise(places) if begin < end]
+
+
+class Judge:
+    """What llhttp makes of a chunked body that it gets in one piece, up to its end."""
+
+    def __init__(self, body: bytes) -> None:
+        self.parts: list[bytes] = []
+        self.complete = self.fails = False
+        parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(CHUNKED + body)
+        except HttpParserError:
+            self.fails = True
+
+    def on_body(self, part: bytes) -> None:
+        if not self.complete:
+            self.parts.append(part)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
 
 def read(parts: list[bytes]) -> list[object]:
     """What a parser makes of bytes that come in parts: heads and bodies, and at the end why it gave up, if it did."""
@@ -64,8 +102,45 @@ def read(parts: list[bytes]) -> list[object]:
 @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 200), max_size=8))
 def test_reads_the_same_wherever_the_bytes_are_parted(data: bytes, cuts: list[int]) -> None:
     """Requests, bodies and refusals depend on the bytes alone; nothing but a refusal is raised."""
-    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    parts = [data[begin:end] for begin, end in pairwise(places) if begin < end]
     whole = read([data] if data else [])
-    assert read(parts) == whole
+    assert read(cut(data, cuts)) == whole
     assert read([bytes((one,)) for one in data]) == whole
+
+
+@given(st.lists(CHUNKS, max_size=6).map(b"".join), st.lists(st.integers(0, 200), max_size=8))
+@example(b"4\r\n\r\n\r\n\r\n0\r\n\r\nGET", [])
+@example(b"6\r\n0\r\n\r\n0\r\n0\r\nA: b\r\n\r\nGET", [2, 9])
+def test_ends_chunked_bodies_where_llhttp_does(body: bytes, cuts: list[int]) -> None:
+    """Wherever the bytes are parted, llhttp alone sees the same body and the same end, or refuses it too."""
+    for parts in (cut(body, cuts), [body], [bytes((one,)) for one in body]):
+        judge = Judge(body)
+        parser = RequestParser()
+        parser.add(CHUNKED)
+        assert parser.read_head()
+        found = b""
+        try:
+            for part in parts:
+                parser.add(part)
+                while parser.has_more and not parser.complete:
+                    found += parser.read_body()
+        except BadRequest:
+            assert judge.fails
+            assert not judge.complete
+        else:
+            assert (parser.complete, found) == (judge.complete, b"".join(judge.parts))
+            assert parser.complete or not judge.fails
+            if parser.complete:
+                end = len(body) - len(parser.unread)
+                assert Judge(body[:end]).complete
+                assert not Judge(body[: end - 1]).complete
+
+
+def test_skips_what_chunks_hold() -> None:
+    """A body full of what looks like its end is taken in at once."""
+    parser = RequestParser()
+    parser.add(CHUNKED)
+    assert parser.read_head()
+    data = b"0\r\n\r\n" * 10_000
+    parser.add(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+    assert parser.read_body() == data
+    assert parser.complete

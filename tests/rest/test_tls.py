@@ -5,10 +5,12 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
+import h2.events
 import httpx2
 import msgspec
 import pytest
 import uvloop
+from h2.errors import ErrorCodes
 
 from core.gate import OpenGate
 from core.health import Health
@@ -18,8 +20,9 @@ from core.service import LocalService
 from core.settings import Settings
 from core.stores.sqlite import LogBounds, SqliteLog
 from tests.pki import Pki
+from tests.rest.test_http2 import http2
 from tests.rest.wire import connected, request, until
-from transports.rest import connections, tls
+from transports.rest import connections, http1, tls
 from transports.rest.door import RestDoor
 from transports.rest.requests import Request
 
@@ -97,6 +100,18 @@ async def test_tells_who_the_client_is(
     assert known["state"]["peer"].subject == "CN=client.example"
 
 
+@pytest.mark.parametrize("head", [request("GET", "/livez", "Connection: close"), b"GET /livez HTTP/1.0\r\n\r\n"])
+async def test_closes_at_once(
+    door: RestDoor, context: ssl.SSLContext, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS has no half-closed connections; where nothing more can come there is nothing to wait for."""
+    monkeypatch.setattr(http1, "_LINGER_SECONDS", 3600)
+    async with connected(door, context) as wire:
+        await wire.send(head)
+        async with asyncio.timeout(4):
+            assert b" 200 " in await wire.closed()
+
+
 async def test_speaks_http1_without_alpn(door: RestDoor, context: ssl.SSLContext) -> None:
     """A client that names no protocol gets HTTP/1.1; several requests may come at once."""
     async with connected(door, context) as wire:
@@ -150,7 +165,7 @@ async def test_bounds_connections(
     context: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Past the bound a connection is secured, answered with `overloaded`, and closed; further past it is dropped."""
+    """Past the bound a connection is secured, told why, and closed; further past it is dropped."""
     monkeypatch.setattr("transports.rest.door._CONNECTIONS", 0)
     monkeypatch.setattr(connections, "_REFUSALS", 1)
     few = msgspec.structs.replace(settings, max_streams=1)
@@ -162,6 +177,14 @@ async def test_bounds_connections(
             assert (await refused.reply()).status == 429
             async with connected(door) as dropped:
                 assert await dropped.closed() == b""
+        await until(lambda: len(door._server._connections) == 1)
+        context.set_alpn_protocols(["h2"])
+        async with http2(door, context) as other:
+            goodbye = await other.until(h2.events.ConnectionTerminated)
+            assert isinstance(goodbye, h2.events.ConnectionTerminated)
+            assert (goodbye.error_code, goodbye.last_stream_id) == (ErrorCodes.ENHANCE_YOUR_CALM, 0)
+            assert b"which is the most" in (goodbye.additional_data or b"")
+            await other.closed()
         silent.writer.close()
 
 

@@ -129,7 +129,7 @@ class Sender:
         """Send everything but the end: the client sees the whole answer, the connection stays open."""
         await self._send(answer, scope, send, more=True)
 
-    async def end(self, scope: Scope, send: Send) -> None:
+    async def end(self, send: Send) -> None:
         await send({"type": "http.response.body"})
 
     async def _send(self, answer: Answer, scope: Scope, send: Send, *, more: bool = False) -> None:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import structlog
 
+from core.errors import Overloaded
+
 log = structlog.get_logger("trivium.rest")
 
 #: Time for a client to take an answer, or a part of a stream. Longer, and it loses its connection.
@@ -63,6 +65,9 @@ class Connections:
     def overfull(self) -> bool:
         """Whether there is no room even to refuse one politely."""
         return len(self._open) >= self.limit + _REFUSALS
+
+    def refusal(self) -> Overloaded:
+        return Overloaded(f"{len(self._open)} connections are open, which is the most")
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)

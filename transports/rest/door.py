@@ -33,7 +33,7 @@ def _allowing(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("*",),
-        expose_headers=("Location", "Retry-After"),
+        expose_headers=("Location", "Retry-After", "X-Request-Id"),
         max_age=600,
     )
 
@@ -58,7 +58,6 @@ class RestDoor:
     ) -> None:
         self._settings = settings
         self._port = settings.rest_port
-        self._meter = Meter.of(self.name, settings)
         sender = Sender(settings.rest_inflight_bytes)
         self._scheme = "http" if tls is None else "https"
         self._meter = Meter.of(self.name, settings)

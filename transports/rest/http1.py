@@ -10,7 +10,7 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp
 
-from core.errors import Internal, Overloaded, TriviumError
+from core.errors import Internal, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import SHOWN, Shown
@@ -42,7 +42,8 @@ class Http1(asyncio.Protocol):
     """One connection: one request after another, each answered by a task of its own.
 
     What a client sends ahead stays unparsed until the response before it was sent, so that a connection holds at most
-    one request, one read of the socket, and one write buffer. None has a timer: the server looks after all together.
+    one request, one read of the socket, and one write buffer. The server looks after all together, so that none has a
+    timer but for its last second.
     """
 
     def __init__(self, site: Site) -> None:
@@ -80,7 +81,7 @@ class Http1(asyncio.Protocol):
         if others.closing or others.overfull:
             self.abort()
         elif others.full:
-            self._refuse(Overloaded(f"{len(others)} connections are open, which is the most"), 429)
+            self._refuse(others.refusal(), 429)
         others.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -101,7 +102,10 @@ class Http1(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        """Half-closed connections get their answers; TLS knows none (asyncio closes it itself)."""
+        """Half-closed connections get the answers that are being made, but what waits for messages ends without one.
+
+        They can't be told from those whose client left. TLS knows none: asyncio closes it itself.
+        """
         self._has_eof = True
         if self._exchange is None or self.is_closing:
             return False
@@ -140,8 +144,8 @@ class Http1(asyncio.Protocol):
         data = self._parser.unread[: len(_HTTP2)]
         self._is_first = not self._is_tls and _HTTP2.startswith(data)
         if self._is_first and len(data) == len(_HTTP2):
-            self.site.speak_http2(self._transport, self._parser.unread)
             self.site.connections.leave(self)
+            self.site.speak_http2(self._transport, self._parser.unread)
         return self._is_first
 
     def _begin(self, head: Head) -> None:
@@ -223,6 +227,8 @@ class Http1(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until most of what was written was taken; past `SEND_SECONDS` the connection is lost (`ClientGone`)."""
+        if self._is_lost:
+            raise ClientGone
         writable = self._loop.create_future()
         self._writers.append(writable)
         try:
@@ -274,16 +280,22 @@ class Http1(asyncio.Protocol):
             exchange.wake()
 
     def _linger(self) -> None:
-        """Say that nothing more will come, and read on for a moment what the client still sends."""
+        """Say that nothing more will come, and read on for a moment what the client still sends.
+
+        TLS can say so only by closing, which it does at once where all of the request was read.
+        """
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
-        if self.site.connections.closing:
+        can_half_close = self._transport.can_write_eof()
+        is_all = self._exchange is None and self._parser.complete and not self._parser.has_more
+        if self.site.connections.closing or (is_all and not can_half_close):
             self._close()
             return
         self.is_closing = True
         if self._exchange is None:
             self.idle_since = self._loop.time()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if can_half_close:
+            with contextlib.suppress(OSError):  # the client reset the connection
+                self._transport.write_eof()
         self._loop.call_later(_LINGER_SECONDS, self._transport.close)

@@ -2,25 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import time
-from typing import Any
 
 import structlog
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.errors import Overloaded
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import SHOWN, Shown
+from transports.rest.http2_streams import Http2Streams
 from transports.rest.presence import ClientGone
 from transports.tls.clients import peer_names
 
@@ -50,7 +53,11 @@ class Http2:
         logging.getLogger("hpack").setLevel(logging.INFO)  # below it tells every header, credentials too
 
     def speak(self, transport: asyncio.Transport, data: bytes = b"") -> None:
-        """Take a connection over; `data` is what it said already."""
+        """Take a connection over; `data` is what it said already. Past the bound it gets no more than a reason."""
+        others = self._connections
+        if others.closing or others.overfull:
+            transport.abort()
+            return
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         transport.set_protocol(protocol)
@@ -58,16 +65,17 @@ class Http2:
         reader.feed_data(data)
         writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         connection = Http2Connection(self._app, self._config, self._context, reader, writer)
-        connection.task = asyncio.create_task(self._serve(connection), name="rest-http2")
-        self._connections.add(connection)
+        talk = connection.refuse(others.refusal()) if others.full else connection.run()
+        connection.task = asyncio.create_task(self._serve(connection, talk), name="rest-http2")
+        others.add(connection)
 
     async def end(self) -> None:
         """Let connections close after the requests that they have."""
         await self._context.terminated.set()
 
-    async def _serve(self, connection: "Http2Connection") -> None:
+    async def _serve(self, connection: "Http2Connection", talk: Coroutine[None, None, None]) -> None:
         try:
-            await connection.run()
+            await talk
         except OSError:
             return  # the client went away
         except Exception as error:  # noqa: BLE001 - one connection ends here, and must not take others along
@@ -108,13 +116,21 @@ class Http2Connection(TCPServer):
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup(self.loop) as tasks:
                 state = ConnectionState(self.state)
-                self.protocol = _Protocol(  # type: ignore[assignment]  # the one of the two that is wanted here
+                self.protocol = Http2Streams(  # type: ignore[assignment]  # the one of the two that is wanted here
                     self.app, self.config, self.context, tasks, state, is_tls, client, server, self.protocol_send
                 )
                 await self.protocol.initiate()
                 await self._read_data()
         finally:
             await self._close()
+
+    async def refuse(self, error: Overloaded) -> None:
+        """Say goodbye before the first request, so that the client knows that all can be repeated (RFC 9113, 6.8)."""
+        goodbye = H2Connection(H2Configuration(client_side=False))
+        goodbye.initiate_connection()
+        goodbye.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, str(error).encode())
+        self.writer.write(goodbye.data_to_send())
+        await self._close()
 
     def end(self) -> None:
         if self.idle_since is not None:
@@ -127,6 +143,8 @@ class Http2Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):  # hypercorn would start and cancel a task with a timer for each request
             self.idle_since = self.loop.time() if event.idle else None
+            if self.context.terminated.is_set():
+                self.end()
         else:
             await super().protocol_send(event)
 
@@ -137,27 +155,6 @@ class Http2Connection(TCPServer):
                 await super()._close()
         finally:
             self.abort()  # does nothing to a connection that is closed
-
-
-class _Protocol(H2Protocol):
-    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.streams = _Streams()
-
-
-class _Streams(dict[int, Any]):
-    def __missing__(self, stream_id: int) -> "_Ended":
-        return _ENDED
-
-
-class _Ended:
-    async def handle(self, event: object) -> None:
-        """Nobody is there to take it."""
-
-
-_ENDED = _Ended()
 
 
 def _in_time(app: ASGIApp) -> ASGIApp:

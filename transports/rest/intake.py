@@ -1,7 +1,7 @@
 """The outermost application: takes requests in whole, within bounds, before anything else looks at them.
 
-Hypercorn stops reading a connection for ever when an application answers before it has read the body, and HTTP/1.1 has
-to close it; so what is not wanted is read all the same, and thrown away.
+What is not wanted is read all the same, and thrown away: else HTTP/1.1 would have to close the connection, and
+Hypercorn, which speaks HTTP/2, would read nothing more of any of its streams.
 """
 
 import asyncio
@@ -23,14 +23,13 @@ from core.telemetry.requests import RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import admit
 from transports.rest.exchange import REST
+from transports.rest.parsing import HEADER_BYTES
 from transports.rest.presence import ClientGone
 
 log = structlog.get_logger("trivium.rest")
 
 #: Where the body stands in the scope that the application gets.
 BODY = "trivium.body"
-#: Request line and headers, without what HTTP puts between them.
-HEADER_BYTES = 32 * 1024
 #: Requests at once beside the streams and waiting reads.
 _REQUESTS = 1000
 #: Requests that were refused, and whose bodies are thrown away until they end. Beyond, connections may suffer.
@@ -72,8 +71,8 @@ class Intake:
         if scope["type"] != "http":
             return
         self.requests += 1
-        _to_origin_form(scope)
         try:
+            _to_origin_form(scope)
             await self._take(scope, receive, send)
         except (ClientGone, OSError):
             return
@@ -86,7 +85,8 @@ class Intake:
         """Wait for no more bodies: what has not arrived by now has had no effect."""
         self._closing = True
         for deadline in self._arriving:
-            deadline.reschedule(0)
+            if not deadline.expired():
+                deadline.reschedule(0)
 
     def figures(self) -> Iterator[Figure]:
         yield from bound("rest_requests", self.requests, self._max_requests)
@@ -168,7 +168,7 @@ class Intake:
             with suppress(TimeoutError):
                 async with self._deadline(until):
                     await body.discard()
-        await self._sender.end(scope, send)
+        await self._sender.end(send)
 
     @asynccontextmanager
     async def _deadline(self, until: float) -> AsyncIterator[None]:

@@ -22,7 +22,8 @@ after an error whose outcome is unknown, repeat with the same id.
 if `Accept` is `application/cloudevents+json`.
 
 `HEAD` works where `GET` does. A path that is not listed here is 404, another method 405 with `Allow`. Every error is a
-problem document (RFC 9457).
+problem document (RFC 9457). Every answer has the id of its request in `X-Request-Id`, unless the head could not be
+read (400, 431).
 """.strip()
 
 _REASONS = {
@@ -30,6 +31,7 @@ _REASONS = {
     401: ("Unauthenticated", "No credential, or none that holds; where authentication is required."),
     403: ("PermissionDenied", "The policy has no grant for this."),
     404: ("NotFound", "Nothing is there."),
+    405: ("MethodNotAllowed", "A method that is not listed; `Allow` names those that are."),
     408: ("RequestTimeout", "The body did not arrive in time; nothing was stored."),
     409: ("Conflict", "The identity was published before with other content, or the principal has two live keys."),
     413: ("TooLarge", "A limit of size is passed; `field` names what is too large."),
@@ -40,6 +42,17 @@ _REASONS = {
     503: ("Unavailable", "A part is away; repeat after `Retry-After` seconds, the outcome is unknown."),
     504: ("DeadlineExceeded", "It took too long, the outcome is unknown."),
 }
+_RETRY = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 0}}}
+#: Headers that belong to a status.
+_TELLING: dict[int, Schema] = {
+    401: {"WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}}},
+    405: {"Allow": {"description": "Methods.", "required": True, "schema": {"type": "string"}}},
+    429: _RETRY,
+    503: _RETRY,
+}
+_OWN_ID = "The id of the request, if it is at most 128 letters, digits and `._~:/+=@-`; else it gets one."
+_ID: Schema = {"$ref": "#/components/headers/RequestId"}
+_GIVEN_ID: Schema = {"$ref": "#/components/parameters/RequestId"}
 #: These can meet any request.
 _ALWAYS = (400, 408, 413, 429, 431, 500, 503, 504)
 #: `--auth none` needs no credential.
@@ -82,6 +95,8 @@ def document(version: str) -> Schema:
         "components": {
             "schemas": schemas(),
             "responses": dict(_problem(status) for status in _REASONS),
+            "parameters": {"RequestId": _header("X-Request-Id", {"type": "string"}, _OWN_ID)},
+            "headers": {"RequestId": {"description": "The id of the request.", "schema": {"type": "string"}}},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an access token."},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
@@ -230,22 +245,20 @@ def _operation(
 ) -> Schema:
     if "security" not in rest:
         problems = (*problems, *_GUARDED)
+    answers = {
+        status: {**one, "headers": {"X-Request-Id": _ID, **one.get("headers", {})}} for status, one in answers.items()
+    }
     for status in sorted((*_ALWAYS, *problems)):
         answers = {**answers, str(status): {"$ref": f"#/components/responses/{_REASONS[status][0]}"}}
-    return {"operationId": name, "tags": [tag], "summary": summary, **rest, "responses": answers}
+    parameters = [*rest.pop("parameters", []), _GIVEN_ID]
+    told = {"operationId": name, "tags": [tag], "summary": summary, "parameters": parameters}
+    return {**told, **rest, "responses": answers}
 
 
 def _problem(status: int) -> tuple[str, Schema]:
     name, description = _REASONS[status]
-    answer: Schema = {"description": description, "content": {PROBLEM: {"schema": ref("Problem")}}}
-    if status in (429, 503):
-        seconds = {"type": "integer", "minimum": 0}
-        answer["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
-    if status == 401:
-        answer["headers"] = {
-            "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}}
-        }
-    return name, answer
+    headers = {"X-Request-Id": _ID, **_TELLING.get(status, {})}
+    return name, {"description": description, "headers": headers, "content": {PROBLEM: {"schema": ref("Problem")}}}
 
 
 def _content(description: str, media: str, schema: Schema, example: Any = None) -> Schema:

@@ -3,14 +3,11 @@
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from core.errors import TooLarge
+from transports.rest.chunks import Chunks
 from transports.rest.heads import BadRequest, Head, Headers, bad_request, read_head, unknown_method
 
-#: Request line and headers, with what HTTP puts between them.
+#: Request line and headers; in HTTP/1.1 with what stands between them.
 HEADER_BYTES = 32 * 1024
-#: Of a chunked body, what may come beside the data: extensions and trailers, which nobody here wants. Go's bound.
-_FRAMING_BYTES = 16 * 1024
-#: What chunks of a single byte cost each.
-_FRAMING_FOR_A_BYTE = 6
 _EMPTY_LINE = b"\r\n\r\n"
 
 
@@ -18,8 +15,9 @@ class RequestParser:
     """One request after another: its head, then its body, until it is complete; and on with the next.
 
     httptools can't be halted where a request ends, so it is never fed beyond. That place can be told from outside: a
-    head and a chunked body end with an empty line, any other body after its length. What comes behind it stays as it
-    is, so that a client that sends ahead makes nobody parse, or hold, what can't be answered yet.
+    head ends with an empty line, a chunked body with its trailers, any other body after its length; and if the parser
+    sees another end, the request is refused. What comes behind it stays as it is, so that a client that sends ahead
+    makes nobody parse, or hold, what can't be answered yet.
     """
 
     def __init__(self) -> None:
@@ -32,11 +30,9 @@ class RequestParser:
         self._fed = 0
         self._headers: Headers = []
         self._parts: list[bytes] = []
-        #: What is missing of the body; None for a chunked one.
-        self._left: int | None = 0
-        #: The end of what the parser had of a chunked body, and how much of it was more than data needs.
-        self._tail = b""
-        self._framing = 0
+        #: What is missing of a body that is not chunked.
+        self._left = 0
+        self._chunks: Chunks | None = None
 
     @property
     def unread(self) -> bytes:
@@ -80,18 +76,18 @@ class RequestParser:
 
     def read_body(self) -> bytes:
         """What is here of the body, or a part of it. Raises `BadRequest`."""
-        data, at = self._data, self._at
-        if self._left is None:
-            end = _past_empty_line(data, at, self._tail)
-            self._tail = (self._tail + data[max(at, end - 3) : end])[-3:]
-            self._framing += end - at
-        else:
+        data, at, chunks = self._data, self._at, self._chunks
+        if chunks is None:
             end = min(at + self._left, len(data))
             self._left -= end - at
+            is_whole = not self._left
+        else:
+            end = chunks.past(data, at)
+            is_whole = chunks.ended
         self._feed(data[at:end])
         self._use(end)
-        if self._left is None and self._framing > _FRAMING_BYTES:
-            raise BadRequest(TooLarge(f"more than {_FRAMING_BYTES} bytes of extensions or trailers", field="body"), 413)
+        if self.complete != is_whole:
+            raise bad_request()
         parts, self._parts = self._parts, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -102,9 +98,8 @@ class RequestParser:
             self._frame(head.length)
         self._use(end)
         self._fed = 0
-        self._left = head.length
-        self._tail = b""
-        self._framing = 0
+        self._left = head.length or 0
+        self._chunks = Chunks() if head.length is None else None
         return head
 
     def _frame(self, length: int | None) -> None:
@@ -148,18 +143,7 @@ class RequestParser:
         self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_body(self, body: bytes) -> None:
-        self._framing = max(0, self._framing - _FRAMING_FOR_A_BYTE * len(body))
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
         self.complete = True
-
-
-def _past_empty_line(data: bytes, at: int, tail: bytes) -> int:
-    """Where the next empty line from `at` on ends, or the data; `tail` came before, and may hold half of it."""
-    if tail:
-        end = (tail + data[at : at + 3]).find(_EMPTY_LINE)
-        if end >= 0:
-            return at + end + 4 - len(tail)
-    end = data.find(_EMPTY_LINE, at)
-    return len(data) if end < 0 else end + 4

@@ -179,7 +179,12 @@ def schemas() -> Schema:
         "Text": _object({"message": {"type": "string"}}, examples=[{"message": "hello"}]),
         "Event": _event(),
         "StoredEvent": _stored_event(),
-        "Batch": {"type": "array", "items": ref("Event"), "minItems": 1, "maxItems": 1000},
+        "Batch": {
+            "type": "array",
+            "description": "At most as many as the service is set to take: 1,000, unless it is set otherwise.",
+            "items": ref("Event"),
+            "minItems": 1,
+        },
         "Published": _object(published, examples=[PUBLISHED]),
         "PublishedBatch": _object({"messages": {"type": "array", "items": ref("Published")}}),
         "Page": _object(

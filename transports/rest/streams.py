@@ -92,38 +92,38 @@ class EventStream:
                 await send(STREAM_START.start(scope))
                 with suppress(Unauthenticated):  # who comes again is told
                     async with self._session.lifetime():
-                        await self._write_all(scope, send)
+                        await self._write_all(send)
                 await send({"type": "http.response.body"})
         except ClientGone:
             return
         finally:
             await self._pages.aclose()
 
-    async def _write_all(self, scope: Scope, send: Send) -> None:
-        await self._write(b"id: %d\n\n" % self._cursor, scope, send)
-        comments = asyncio.create_task(self._comment(scope, send), name="rest-comments")
+    async def _write_all(self, send: Send) -> None:
+        await self._write(b"id: %d\n\n" % self._cursor, send)
+        comments = asyncio.create_task(self._comment(send), name="rest-comments")
         try:
             async for page in self._pages:
-                await self._write_page(page, scope, send)
+                await self._write_page(page, send)
         finally:
             comments.cancel()
             await asyncio.wait((comments,))
 
-    async def _write_page(self, page: Page, scope: Scope, send: Send) -> None:
+    async def _write_page(self, page: Page, send: Send) -> None:
         is_large = sum(weight(stored.message) for stored in page.messages) > _BLOCK_BYTES
         async with self._shared.large if is_large else nullcontext():
             for block in self._shared.frames.blocks(page):
-                await self._write(block, scope, send)
+                await self._write(block, send)
 
-    async def _comment(self, scope: Scope, send: Send) -> None:
+    async def _comment(self, send: Send) -> None:
         """Keep the connection alive, and find out when it is not. While a write is stuck there is nothing to add."""
         while True:
             await asyncio.sleep(self._shared.comment_seconds)
             if not self._writing:
                 with suppress(ClientGone, OSError):  # the stream itself will see it
-                    await self._write(b":\n\n", scope, send)
+                    await self._write(b":\n\n", send)
 
-    async def _write(self, block: bytes, scope: Scope, send: Send) -> None:
+    async def _write(self, block: bytes, send: Send) -> None:
         self._writing = True
         try:
             await send({"type": "http.response.body", "body": block, "more_body": True})

@@ -1,0 +1,136 @@
+"""The streams of a connection of HTTP/2: Hypercorn's, with what it leaves open (0.18)."""
+
+from contextlib import suppress
+from typing import Any
+
+from h2.errors import ErrorCodes
+from h2.events import Event as H2Event
+from h2.events import PriorityUpdated, RequestReceived
+from h2.exceptions import ProtocolError
+from hypercorn.events import Updated
+from hypercorn.protocol.events import Event, StreamClosed
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
+
+
+class Http2Streams(H2Protocol):
+    """Hypercorn's side of the frames, with streams that end in every case.
+
+    A stream is here until the application is done with it, and its buffer until the task that sends has ended the
+    stream or found it closed. Hypercorn says goodbye after the former, which costs answers their end. A reset it
+    neither takes for the end of a request, nor tells to who waits for the buffer, and keeps a buffer that was empty
+    then; and it leaves the client of an application that broke off waiting.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams = _Streams()
+
+    async def _handle_events(self, events: list[H2Event]) -> None:
+        taken = []
+        for event in events:
+            if isinstance(event, RequestReceived) and (fault := self._fault(event)) is not None:
+                with suppress(ProtocolError):  # the client reset it in the same breath
+                    self.connection.reset_stream(event.stream_id, fault)
+            else:
+                taken.append(event)
+        await super()._handle_events(taken)
+
+    def _fault(self, request: RequestReceived) -> ErrorCodes | None:
+        """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands."""
+        if self.context.terminated.is_set():
+            return ErrorCodes.REFUSED_STREAM
+        path = dict(request.headers).get(b":path")
+        return ErrorCodes.PROTOCOL_ERROR if path is None or not path.isascii() else None
+
+    async def stream_send(self, event: Event) -> None:
+        if isinstance(event, StreamClosed):
+            await self._answered(event.stream_id)
+        else:
+            await super().stream_send(event)
+
+    async def _answered(self, stream_id: int) -> None:
+        """The application is done."""
+        await super()._close_stream(stream_id)
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None:
+            await self._settle()
+        elif not buffer.complete:
+            with suppress(ProtocolError):  # it is closed already
+                self.connection.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            await self._flush()
+            await self._discard(stream_id, buffer)
+
+    async def _close_stream(self, stream_id: int) -> None:
+        """The client is done: it reset the stream, or the connection is lost."""
+        await super()._close_stream(stream_id)
+        if stream_id in self.stream_buffers:
+            await self._discard(stream_id, self.stream_buffers[stream_id])
+
+    async def _discard(self, stream_id: int, buffer: StreamBuffer) -> None:
+        """Let go who waits for the buffer, and the task that sends find it closed."""
+        await buffer.close()
+        self.priority.unblock(stream_id)
+        await self.has_data.set()
+
+    async def _create_stream(self, request: RequestReceived) -> None:
+        await super()._create_stream(request)  # nobody had a turn to use the buffer
+        self.stream_buffers[request.stream_id] = _Buffer(self.context.event_class)
+
+    async def _priority_updated(self, event: PriorityUpdated) -> None:
+        """Nothing: RFC 9113, section 5.3.2. Hypercorn keeps what it is told of any stream, and breaks at a thousand."""
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        if stream_id not in self.stream_buffers:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Idle, or say goodbye, after the last end is sent."""
+        if self.streams or self.stream_buffers:
+            return
+        if self.context.terminated.is_set():
+            with suppress(ProtocolError):  # it is closed already
+                self.connection.close_connection()
+            await self._flush()
+        await self.send(Updated(idle=True))
+
+
+class _Buffer(StreamBuffer):
+    """Keeps the application waiting while much is left, however little of it was sent; hypercorn's goes by the latter.
+
+    It would let an application go on after a frame of no bytes, so that the answer to a client that opens no window
+    would heap up.
+    """
+
+    async def push(self, data: bytes) -> None:
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer.extend(data)
+        await self._is_empty.clear()
+        if len(self.buffer) >= BUFFER_HIGH_WATER:
+            await self._paused.clear()
+            await self._paused.wait()
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+class _Streams(dict[int, Any]):
+    """Lets data for a stream that was answered early pass by: hypercorn would lose the whole connection over it."""
+
+    def __missing__(self, stream_id: int) -> "_Ended":
+        return _ENDED
+
+
+class _Ended:
+    async def handle(self, event: object) -> None:
+        """Nobody is there to take it."""
+
+
+_ENDED = _Ended()
