@@ -1,5 +1,6 @@
 """Requests from protobuf and answers into it."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -26,6 +27,7 @@ from core.messages import (
     new_message,
 )
 from proto.trivium.v1 import messages_pb2 as pb
+from transports.grpc.encoding import encode_next, encode_stored
 
 _Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
 
@@ -115,30 +117,24 @@ def encode_time(time: datetime) -> Timestamp:
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
-def encode_message(stored: StoredMessage) -> pb.Message:
-    return _encode_message(stored.message, stored.time, stored.topic, stored.offset)
-
-
 def encode_request(topic: str, messages: Iterable[Message]) -> pb.PublishRequest:
     """What `decode_publish` reads."""
-    return pb.PublishRequest(topic=topic, messages=[_encode_message(message, message.time) for message in messages])
-
-
-def _encode_message(
-    message: Message, time: datetime | None, topic: str | None = None, offset: int | None = None
-) -> pb.Message:
-    return pb.Message(
+    return pb.PublishRequest(
         topic=topic,
-        offset=offset,
-        id=message.id,
-        source=message.source,
-        type=message.type,
-        subject=message.subject,
-        time=None if time is None else encode_time(time),
-        content_type=message.content_type,
-        data=message.data,
-        key=message.key,
-        attributes=message.attributes or None,
+        messages=[
+            pb.Message(
+                id=message.id,
+                source=message.source,
+                type=message.type,
+                subject=message.subject,
+                time=None if message.time is None else encode_time(message.time),
+                content_type=message.content_type,
+                data=message.data,
+                key=message.key,
+                attributes=message.attributes or None,
+            )
+            for message in messages
+        ],
     )
 
 
@@ -155,20 +151,21 @@ class EncodedMessages:
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0
         self._max_bytes = max_bytes
-        self._kept: dict[tuple[str, int], bytes] = {}
+        # a plain dict would pass over all that has left before, each time that it is asked for its oldest
+        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def one(self, stored: StoredMessage) -> bytes:
         """A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor."""
         place = (stored.topic, stored.offset)
         encoded = self._kept.get(place)
         if encoded is None:
-            encoded = pb.GetMessageResponse(message=encode_message(stored)).SerializeToString()
+            encoded = encode_stored(stored)
             self._keep(place, encoded)
         return encoded
 
     def page(self, page: Page) -> bytes:
         """A ReadMessagesResponse or FollowResponse."""
-        cursor = pb.FollowResponse(next=page.next).SerializeToString()
+        cursor = encode_next(page.next)
         if isinstance(page, StalePage):
             cursor += pb.ReadMessagesResponse(stale=pb.Stale(age_seconds=page.age)).SerializeToString()
         return b"".join([*map(self.one, page.messages), cursor])
@@ -187,8 +184,8 @@ class EncodedMessages:
         self._kept[place] = encoded
         self.bytes += len(encoded) + _ENTRY_BYTES
         while self.bytes > self._max_bytes:
-            oldest = next(iter(self._kept))
-            self.bytes -= len(self._kept.pop(oldest)) + _ENTRY_BYTES
+            _, oldest = self._kept.popitem(last=False)
+            self.bytes -= len(oldest) + _ENTRY_BYTES
 
 
 def encode_published(published: Sequence[Published]) -> bytes:
