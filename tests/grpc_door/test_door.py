@@ -23,6 +23,7 @@ from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
 from transports.grpc import calls
+from transports.grpc import door as grpc_door
 from transports.grpc.door import GrpcDoor
 
 GET_DATA = "/trivium.v1.Messages/GetData"
@@ -237,6 +238,27 @@ async def test_calls_are_bounded(service: LocalService, health: Health, settings
             stream.cancel()
         await until(lambda: not service.streams)
         await stub.GetData(pb.GetDataRequest())
+
+
+async def test_calls_beyond_all_bounds_are_told_so(
+    service: LocalService, health: Health, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no spare calls are left either, a caller still hears when to retry, and is served once one has ended."""
+    monkeypatch.setattr(grpc_door, "_SPARE_RPCS", 0)
+    async with (
+        GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_rpcs=2)) as door,
+        connect(door) as channel,
+        connect(door) as other,
+    ):
+        streams = [MessagesStub(channel).Follow(pb.FollowRequest(topic="t")) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        failed = await failure(HealthStub(other).Check(HealthCheckRequest()))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+        assert failed.retry_after == 1.0
+        streams[0].cancel()
+        await until(lambda: service.streams == 1)
+        await HealthStub(other).Check(HealthCheckRequest())
 
 
 class BrokenService(LocalService):
