@@ -22,7 +22,7 @@ from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
-from transports.grpc import calls
+from transports.grpc import arrivals
 from transports.grpc import door as grpc_door
 from transports.grpc.door import GrpcDoor
 
@@ -192,7 +192,7 @@ async def test_a_call_without_a_request_is_refused(door: GrpcDoor) -> None:
 
 async def test_a_request_has_a_time_to_arrive(door: GrpcDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that stops in the middle of its request is let go."""
-    monkeypatch.setattr(calls, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "SECONDS", 0.1)
     with closing(RawClient(door)) as peer:
         peer.send(GET_DATA.encode(), framed(b"x" * 100)[:50], end=False)
         assert await peer.status() == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]

@@ -1,6 +1,5 @@
 """The boundary of every call: admission, errors, and what is still running."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import NoReturn, TypeAlias
@@ -28,6 +27,7 @@ from core.telemetry.figures import Figure
 from core.telemetry.meter import CANCELLED, OK, Meter
 from core.telemetry.metrics import bound
 from core.telemetry.requests import HEADER, RequestContext
+from transports.grpc import arrivals
 from transports.grpc.closing import Closing
 from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
@@ -35,9 +35,6 @@ from transports.grpc.rpcs import RpcCounts
 from transports.grpc.server import MethodHandler
 
 log = structlog.get_logger("trivium.grpc")
-
-#: Time for the one request of a call to arrive; stops slow senders.
-_REQUEST_SECONDS = 30.0
 
 #: Calls at once of an RPC that is not bounded with the others: who may hold open those of health is anybody.
 _AT_ONCE = 32
@@ -85,13 +82,11 @@ class Call:
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
         try:
-            async with asyncio.timeout(_REQUEST_SECONDS) as scope:
-                with self._closing.ends(scope):
-                    request = await self.read()
+            request = await self._closing.arrivals.wait(self.read)
         except TimeoutError as error:
             if self._closing.begun:
                 raise Unavailable("the service is stopping") from error
-            raise DeadlineExceeded(f"did not arrive within {_REQUEST_SECONDS:g} s", field="request") from error
+            raise DeadlineExceeded(f"did not arrive within {arrivals.SECONDS:g} s", field="request") from error
         if request is None:
             raise InvalidArgument("is missing", field="request")
         return request
