@@ -1,6 +1,5 @@
 """Requests from protobuf and answers into it."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -100,7 +99,7 @@ def decode_message(message: pb.Message) -> Message:
         subject=message.subject if message.HasField("subject") else None,
         time=decode_time(message.time) if message.HasField("time") else None,
         key=message.key if message.HasField("key") else None,
-        attributes=dict(message.attributes),
+        attributes=dict(attributes) if (attributes := message.attributes) else None,
     )
 
 
@@ -144,20 +143,25 @@ class EncodedMessages:
     A thousand followers of one topic get the same messages, though not always cut into the same pages: so
     messages are kept, not pages. They never change, so nothing kept is ever stale. Every answer with stored
     messages has them as field 1, and protobuf joins answers that stand one after another, repeated fields in order:
-    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The oldest leave
-    first when `max_bytes` is passed.
+    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The older half leaves
+    when `max_bytes` would be passed: one by one would cost nearly as much as to encode them.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0
-        self._max_bytes = max_bytes
-        # a plain dict would pass over all that has left before, each time that it is asked for its oldest
-        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._half = max_bytes // 2
+        self._newer: dict[tuple[str, int], bytes] = {}
+        self._older: dict[tuple[str, int], bytes] = {}
+        self._newer_bytes = self._older_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._newer_bytes + self._older_bytes
 
     def one(self, stored: StoredMessage) -> bytes:
         """A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor."""
         place = (stored.topic, stored.offset)
-        encoded = self._kept.get(place)
+        encoded = self._newer.get(place) or self._older.get(place)
         if encoded is None:
             encoded = encode_stored(stored)
             self._keep(place, encoded)
@@ -181,11 +185,13 @@ class EncodedMessages:
         return answer
 
     def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
-        self._kept[place] = encoded
-        self.bytes += len(encoded) + _ENTRY_BYTES
-        while self.bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self.bytes -= len(oldest) + _ENTRY_BYTES
+        size = len(encoded) + _ENTRY_BYTES
+        if self._newer_bytes + size > self._half:
+            self._older, self._older_bytes = self._newer, self._newer_bytes
+            self._newer, self._newer_bytes = {}, 0
+        if size <= self._half:
+            self._newer[place] = encoded
+            self._newer_bytes += size
 
 
 def encode_published(published: Sequence[Published]) -> bytes:

@@ -16,8 +16,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Wire types.
 _VARINT, _BYTES = 0, 2
 _ONE_BYTE = [bytes((value,)) for value in range(0x80)]
-#: Kept: kinds of messages, and times, which all messages of a commit share that brought none.
-_HEADS, _TIMES = 256, 256
+#: Kept: kinds of messages; times, which all messages of a commit share that brought none; lengths of fields.
+_HEADS, _TIMES, _LENGTHS = 256, 256, 1024
 
 
 def _tag(number: int, wire_type: int) -> bytes:
@@ -53,12 +53,10 @@ def encode_stored(stored: StoredMessage) -> bytes:
             _head(stored.topic, message.source, message.type, message.content_type),
             _OFFSET,
             varint(stored.offset),
-            _ID,
-            varint(len(id_)),
+            _begin(_ID, len(id_)),
             id_,
             _time(stored.time),
-            _DATA,
-            varint(len(data)),
+            _begin(_DATA, len(data)),
             data,
         )
     )
@@ -68,7 +66,7 @@ def encode_stored(stored: StoredMessage) -> bytes:
         body += _text(_KEY, message.key)
     if message.attributes:
         body += _attributes(message.attributes)
-    return b"".join((_MESSAGE, varint(len(body)), body))
+    return _begin(_MESSAGE, len(body)) + body
 
 
 def encode_next(cursor: int) -> bytes:
@@ -82,7 +80,9 @@ def varint(value: int) -> bytes:
         return _ONE_BYTE[value]
     if value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
-    return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80)) + varint(value >> 14)
+    if value < 0x20_0000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
+    return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 & 0x7F | 0x80)) + varint(value >> 21)
 
 
 @lru_cache(_HEADS)
@@ -111,4 +111,10 @@ def _text(tag: bytes, text: str) -> bytes:
 
 
 def _field(tag: bytes, value: bytes) -> bytes:
-    return b"".join((tag, varint(len(value)), value))
+    return _begin(tag, len(value)) + value
+
+
+@lru_cache(_LENGTHS)
+def _begin(tag: bytes, length: int) -> bytes:
+    """What stands before the bytes of a field."""
+    return tag + varint(length)
