@@ -48,6 +48,11 @@ def encode_stored(stored: StoredMessage) -> bytes:
     message = stored.message
     id_ = message.id.encode()
     data = message.data
+    rest = _attributes(message.attributes) if message.attributes else b""
+    if message.subject is not None:
+        rest += _text(_SUBJECT, message.subject)
+    if message.key is not None:
+        rest += _text(_KEY, message.key)
     body = b"".join(
         (
             _head(stored.topic, message.source, message.type, message.content_type),
@@ -56,16 +61,11 @@ def encode_stored(stored: StoredMessage) -> bytes:
             _begin(_ID, len(id_)),
             id_,
             _time(stored.time),
+            rest,
             _begin(_DATA, len(data)),
             data,
         )
     )
-    if message.subject is not None:
-        body += _text(_SUBJECT, message.subject)
-    if message.key is not None:
-        body += _text(_KEY, message.key)
-    if message.attributes:
-        body += _attributes(message.attributes)
     return _begin(_MESSAGE, len(body)) + body
 
 
