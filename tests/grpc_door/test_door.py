@@ -220,6 +220,12 @@ async def test_metadata_has_a_limit(stub: MessagesStub) -> None:
     assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_burst_of_calls_is_served(stub: MessagesStub, service: LocalService) -> None:
+    """More calls at once than are taken from gRPC at once are all answered, each with an effect of its own."""
+    answers = await asyncio.gather(*(stub.Publish(request("t", b"x")) for _ in range(200)))
+    assert sorted(answer.messages[0].offset for answer in answers) == list(range(1, 201))
+
+
 async def test_calls_are_bounded(service: LocalService, health: Health, settings: Settings) -> None:
     """Past the bound a caller hears `overloaded` and when to retry, while health checks still pass."""
     async with (
