@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -17,6 +18,9 @@ WIDTH = COLUMNS.count(",") + 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+#: Kept: all messages of a commit that brought no time share it.
+_TIMES = 256
 
 _encode_attributes = msgspec.json.Encoder().encode
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
@@ -48,7 +52,7 @@ def to_row(topic_number: int, offset: int, time: datetime, message: Message) -> 
 def from_row(topic: str, row: Row) -> StoredMessage:
     """The message of a row of `COLUMNS`."""
     place, _, id_, source, type_, micros, time_given, content_type, subject, key, attributes, data = row
-    time = _EPOCH + timedelta(microseconds=micros)
+    time = _time_of(micros)
     message = Message(
         id=id_,
         source=source,
@@ -61,6 +65,11 @@ def from_row(topic: str, row: Row) -> StoredMessage:
         attributes=_decode_attributes(attributes) if attributes else {},
     )
     return StoredMessage(topic, place & _OFFSET_MASK, time, message)
+
+
+@lru_cache(_TIMES)
+def _time_of(micros: int) -> datetime:
+    return _EPOCH + timedelta(0, 0, micros)
 
 
 def _attributes_to_text(attributes: Mapping[str, str]) -> str | None:

@@ -22,7 +22,8 @@ from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
-from transports.grpc import calls
+from transports.grpc import arrivals
+from transports.grpc import door as grpc_door
 from transports.grpc.door import GrpcDoor
 
 GET_DATA = "/trivium.v1.Messages/GetData"
@@ -191,7 +192,7 @@ async def test_a_call_without_a_request_is_refused(door: GrpcDoor) -> None:
 
 async def test_a_request_has_a_time_to_arrive(door: GrpcDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that stops in the middle of its request is let go."""
-    monkeypatch.setattr(calls, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "SECONDS", 0.1)
     with closing(RawClient(door)) as peer:
         peer.send(GET_DATA.encode(), framed(b"x" * 100)[:50], end=False)
         assert await peer.status() == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -219,6 +220,12 @@ async def test_metadata_has_a_limit(stub: MessagesStub) -> None:
     assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_burst_of_calls_is_served(stub: MessagesStub, service: LocalService) -> None:
+    """More calls at once than are taken from gRPC at once are all answered, each with an effect of its own."""
+    answers = await asyncio.gather(*(stub.Publish(request("t", b"x")) for _ in range(200)))
+    assert sorted(answer.messages[0].offset for answer in answers) == list(range(1, 201))
+
+
 async def test_calls_are_bounded(service: LocalService, health: Health, settings: Settings) -> None:
     """Past the bound a caller hears `overloaded` and when to retry, while health checks still pass."""
     async with (
@@ -237,6 +244,27 @@ async def test_calls_are_bounded(service: LocalService, health: Health, settings
             stream.cancel()
         await until(lambda: not service.streams)
         await stub.GetData(pb.GetDataRequest())
+
+
+async def test_calls_beyond_all_bounds_are_told_so(
+    service: LocalService, health: Health, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no spare calls are left either, a caller still hears when to retry, and is served once one has ended."""
+    monkeypatch.setattr(grpc_door, "_SPARE_RPCS", 0)
+    async with (
+        GrpcDoor(OpenGate(service, settings), health, msgspec.structs.replace(settings, grpc_rpcs=2)) as door,
+        connect(door) as channel,
+        connect(door) as other,
+    ):
+        streams = [MessagesStub(channel).Follow(pb.FollowRequest(topic="t")) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        failed = await failure(HealthStub(other).Check(HealthCheckRequest()))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+        assert failed.retry_after == 1.0
+        streams[0].cancel()
+        await until(lambda: service.streams == 1)
+        await HealthStub(other).Check(HealthCheckRequest())
 
 
 class BrokenService(LocalService):

@@ -1,9 +1,8 @@
 """The boundary of every call: admission, errors, and what is still running."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import NoReturn, TypeAlias, cast
+from typing import NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -28,21 +27,19 @@ from core.telemetry.figures import Figure
 from core.telemetry.meter import CANCELLED, OK, Meter
 from core.telemetry.metrics import bound
 from core.telemetry.requests import HEADER, RequestContext
+from transports.grpc import arrivals
 from transports.grpc.closing import Closing
 from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
 from transports.grpc.rpcs import RpcCounts
+from transports.grpc.server import MethodHandler
 
 log = structlog.get_logger("trivium.grpc")
-
-#: Time for the one request of a call to arrive; stops slow senders.
-_REQUEST_SECONDS = 30.0
 
 #: Calls at once of an RPC that is not bounded with the others: who may hold open those of health is anybody.
 _AT_ONCE = 32
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class Call:
@@ -85,13 +82,11 @@ class Call:
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
         try:
-            async with asyncio.timeout(_REQUEST_SECONDS) as scope:
-                with self._closing.ends(scope):
-                    request = await self.read()
+            request = await self._closing.arrivals.wait(self.read)
         except TimeoutError as error:
             if self._closing.begun:
                 raise Unavailable("the service is stopping") from error
-            raise DeadlineExceeded(f"did not arrive within {_REQUEST_SECONDS:g} s", field="request") from error
+            raise DeadlineExceeded(f"did not arrive within {arrivals.SECONDS:g} s", field="request") from error
         if request is None:
             raise InvalidArgument("is missing", field="request")
         return request
@@ -143,14 +138,14 @@ class Room:
         self.open = 0
         self.most = most
 
-    def take(self) -> None:
-        """A place, or `Overloaded`."""
+    def take(self, context: Context) -> None:
+        """A place until the call has ended and its answer was sent, or `Overloaded`."""
         if self.open >= self.most:
             raise Overloaded(f"{self.open} calls run, which is the most")
         self.open += 1
+        context.add_done_callback(self._give)  # type: ignore[arg-type]  # the stubs have a class for a protocol
 
-    def give(self, _: object) -> None:
-        """Called when the task of a call has ended."""
+    def _give(self, _: object) -> None:
         self.open -= 1
 
 
@@ -168,7 +163,6 @@ class Calls:
         self._meter = meter
         self._counts: list[RpcCounts] = []
         self._bounded = Room(most)
-        self._running: set[asyncio.Task[object]] = set()
 
     def handlers(
         self, service: ServiceDescriptor, rpcs: Mapping[str, Rpc], *, name: str = "", bounded: bool = False
@@ -192,11 +186,6 @@ class Calls:
         for counts in self._counts:
             yield from counts.figures()
 
-    async def ended(self) -> None:
-        """Return once no handler runs."""
-        while self._running:
-            await asyncio.wait(self._running)
-
     def _handler(self, counts: RpcCounts, rpc: Rpc, room: Room) -> MethodHandler:
         self._counts.append(counts)
         public = OPERATIONS[rpc.operation] is Needs.NOTHING
@@ -207,7 +196,7 @@ class Calls:
             code = CANCELLED
             request = self._begin(context)
             try:
-                self._enter(room)
+                room.take(context)
                 call = await self._admitted(context, request, counts, public=public)
                 if counts.is_stream:
                     answer = await self._stream(call, rpc.handler)
@@ -255,14 +244,6 @@ class Calls:
                 context.set_trailing_metadata(((HEADER, request.id),))
                 return request
         return self._meter.requests.begin(None, metadata)
-
-    def _enter(self, room: Room) -> None:
-        """Note this call until its task has ended; `Overloaded` if there are too many."""
-        task = cast(asyncio.Task[object], asyncio.current_task())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        room.take()
-        task.add_done_callback(room.give)
 
 
 async def _end(context: Context, error: TriviumError, request: RequestContext) -> NoReturn:

@@ -1,8 +1,10 @@
 """The end of the door, as its calls see it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from transports.grpc.arrivals import Arrivals
 
 
 class Closing:
@@ -10,34 +12,28 @@ class Closing:
 
     def __init__(self) -> None:
         self.begun = False
+        self.arrivals = Arrivals()
         self._scopes: set[asyncio.Timeout] = set()
 
     def begin(self) -> None:
-        """Time out every scope, now and from now on."""
+        """Time out all of it, now and from now on."""
         self.begun = True
+        self.arrivals.end()
         for scope in self._scopes:
             if not scope.expired():
                 scope.reschedule(0)
 
-    @contextmanager
-    def ends(self, scope: asyncio.Timeout) -> Iterator[None]:
-        """Let `scope`, which was entered, time out when the door closes."""
-        if self.begun:
-            scope.reschedule(0)
-        self._scopes.add(scope)
-        try:
-            yield
-        finally:
-            self._scopes.discard(scope)
-
     @asynccontextmanager
     async def until(self) -> AsyncIterator[None]:
         """A block that is left at its next wait once the door closes."""
-        scope = asyncio.timeout(None)
+        scope = asyncio.timeout(0 if self.begun else None)
         try:
             async with scope:
-                with self.ends(scope):
+                self._scopes.add(scope)
+                try:
                     yield
+                finally:
+                    self._scopes.discard(scope)
         except TimeoutError:
             if not scope.expired():
                 raise

@@ -26,6 +26,7 @@ from core.messages import (
     new_message,
 )
 from proto.trivium.v1 import messages_pb2 as pb
+from transports.grpc.encoding import encode_next, encode_stored
 
 _Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
 
@@ -98,7 +99,7 @@ def decode_message(message: pb.Message) -> Message:
         subject=message.subject if message.HasField("subject") else None,
         time=decode_time(message.time) if message.HasField("time") else None,
         key=message.key if message.HasField("key") else None,
-        attributes=dict(message.attributes),
+        attributes=dict(attributes) if (attributes := message.attributes) else None,
     )
 
 
@@ -115,30 +116,24 @@ def encode_time(time: datetime) -> Timestamp:
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
-def encode_message(stored: StoredMessage) -> pb.Message:
-    return _encode_message(stored.message, stored.time, stored.topic, stored.offset)
-
-
 def encode_request(topic: str, messages: Iterable[Message]) -> pb.PublishRequest:
     """What `decode_publish` reads."""
-    return pb.PublishRequest(topic=topic, messages=[_encode_message(message, message.time) for message in messages])
-
-
-def _encode_message(
-    message: Message, time: datetime | None, topic: str | None = None, offset: int | None = None
-) -> pb.Message:
-    return pb.Message(
+    return pb.PublishRequest(
         topic=topic,
-        offset=offset,
-        id=message.id,
-        source=message.source,
-        type=message.type,
-        subject=message.subject,
-        time=None if time is None else encode_time(time),
-        content_type=message.content_type,
-        data=message.data,
-        key=message.key,
-        attributes=message.attributes or None,
+        messages=[
+            pb.Message(
+                id=message.id,
+                source=message.source,
+                type=message.type,
+                subject=message.subject,
+                time=None if message.time is None else encode_time(message.time),
+                content_type=message.content_type,
+                data=message.data,
+                key=message.key,
+                attributes=message.attributes or None,
+            )
+            for message in messages
+        ],
     )
 
 
@@ -148,27 +143,33 @@ class EncodedMessages:
     A thousand followers of one topic get the same messages, though not always cut into the same pages: so
     messages are kept, not pages. They never change, so nothing kept is ever stale. Every answer with stored
     messages has them as field 1, and protobuf joins answers that stand one after another, repeated fields in order:
-    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The oldest leave
-    first when `max_bytes` is passed.
+    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The older half leaves
+    when `max_bytes` would be passed: one by one would cost nearly as much as to encode them.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0
-        self._max_bytes = max_bytes
-        self._kept: dict[tuple[str, int], bytes] = {}
+        self._half = max_bytes // 2
+        self._newer: dict[tuple[str, int], bytes] = {}
+        self._older: dict[tuple[str, int], bytes] = {}
+        self._newer_bytes = self._older_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._newer_bytes + self._older_bytes
 
     def one(self, stored: StoredMessage) -> bytes:
         """A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor."""
         place = (stored.topic, stored.offset)
-        encoded = self._kept.get(place)
+        encoded = self._newer.get(place) or self._older.get(place)
         if encoded is None:
-            encoded = pb.GetMessageResponse(message=encode_message(stored)).SerializeToString()
+            encoded = encode_stored(stored)
             self._keep(place, encoded)
         return encoded
 
     def page(self, page: Page) -> bytes:
         """A ReadMessagesResponse or FollowResponse."""
-        cursor = pb.FollowResponse(next=page.next).SerializeToString()
+        cursor = encode_next(page.next)
         if isinstance(page, StalePage):
             cursor += pb.ReadMessagesResponse(stale=pb.Stale(age_seconds=page.age)).SerializeToString()
         return b"".join([*map(self.one, page.messages), cursor])
@@ -184,11 +185,13 @@ class EncodedMessages:
         return answer
 
     def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
-        self._kept[place] = encoded
-        self.bytes += len(encoded) + _ENTRY_BYTES
-        while self.bytes > self._max_bytes:
-            oldest = next(iter(self._kept))
-            self.bytes -= len(self._kept.pop(oldest)) + _ENTRY_BYTES
+        size = len(encoded) + _ENTRY_BYTES
+        if self._newer_bytes + size > self._half:
+            self._older, self._older_bytes = self._newer, self._newer_bytes
+            self._newer, self._newer_bytes = {}, 0
+        if size <= self._half:
+            self._newer[place] = encoded
+            self._newer_bytes += size
 
 
 def encode_published(published: Sequence[Published]) -> bytes:

@@ -71,10 +71,10 @@ class GrpcDoor:
         self._closing.begin()
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds / 2), name="grpc-stop")
         await asyncio.wait([stopping], timeout=_GOODBYE_SECONDS)
-        await self._calls.ended()
+        await self._server.ended()
         await self._server.stop(None)
         await stopping
-        await self._calls.ended()  # the server's stop returns before they have (grpc/grpc#37239)
+        await self._server.ended()  # the server's stop returns before they have (grpc/grpc#37239)
 
     def figures(self) -> Iterator[Figure]:
         yield from self._meter.figures()
