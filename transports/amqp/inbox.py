@@ -24,7 +24,7 @@ from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
 from transports.amqp.fates import FATES, Fate
 from transports.amqp.frames import Delivery
-from transports.amqp.items import Item
+from transports.amqp.items import Item, together
 from transports.amqp.link import Backoff
 from transports.amqp.window import MOST_BYTES, Window
 
@@ -150,8 +150,7 @@ class Inbox:
 
     async def _attempt(self, items: Sequence[Item]) -> list[Outcome]:
         """Publish in order; the outcomes of those that were tried, which are the first."""
-        if len(items) > 1 and not self._rated and all(item.goes_with(items[0]) for item in items):
-            messages = [item.message for item in items if isinstance(item.message, Message)]
+        if not self._rated and (messages := together(items)):
             answer = self._publish(items[0], messages)
             outcome = answer if isinstance(answer, TriviumError) else await _outcome(answer)
             if outcome is None or (isinstance(answer, Future) and FATES[type(outcome)] is Fate.WAIT):

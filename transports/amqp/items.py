@@ -1,5 +1,7 @@
 """What the inbox has in hand."""
 
+from collections.abc import Sequence
+
 from core.errors import TriviumError
 from core.messages import Message
 from core.telemetry.propagation import carries_trace
@@ -30,11 +32,16 @@ class Item:
         key = self.delivery.routing_key
         return key if isinstance(key, str) else repr(key)
 
-    def goes_with(self, other: "Item") -> bool:
-        """Whether it may be published together with another that may. What belongs to a trace has its own span."""
-        return (
-            isinstance(self.message, Message)
-            and self.delivery.routing_key == other.delivery.routing_key
-            and self.user == other.user
-            and not carries_trace(self.message)
-        )
+
+def together(items: Sequence[Item]) -> list[Message] | None:
+    """The messages of items that may be one publication: several, from one sender to one topic.
+
+    None if they may not: one has no message, or belongs to a trace and has a span of its own.
+    """
+    messages = [
+        message
+        for item in items
+        if isinstance(message := item.message, Message) and not (message.attributes and carries_trace(message))
+    ]
+    one_way = len({(item.delivery.routing_key, item.user) for item in items}) == 1
+    return messages if one_way and 1 < len(messages) == len(items) else None
