@@ -31,6 +31,8 @@ READER = "relay"
 #: One turn of a topic before the next one has its turn.
 _TURN_MESSAGES = 200
 _TURN_BYTES = 1024 * 1024
+#: A full window is filled up in so many parts: after each confirm, there would be a read for every few messages.
+_REFILLS = 4
 #: Topics that had nothing due lately and need no probe when they have.
 _IDLE_ROUTES = 10_000
 #: The first pause of a held topic; it doubles up to `probe_seconds`.
@@ -73,6 +75,7 @@ class Relay:
         self._broker = broker
         self._settings = settings
         self._health = health
+        self._least_room = max(1, settings.window_messages // _REFILLS)
         self._cursors: dict[str, int] = {}
         self._routes: dict[str, Route] = {}
         self._idle: dict[str, Route] = {}
@@ -190,7 +193,7 @@ class Relay:
             await self._broker.ready()
             room = self._settings.window_messages - self._messages
             space = self._settings.window_bytes - self._bytes
-            if not self._turns or room <= 0 or space <= 0:
+            if not self._turns or room < self._least_room or space <= 0:
                 self._moved.clear()
                 await self._moved.wait()
                 continue

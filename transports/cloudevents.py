@@ -202,7 +202,7 @@ def parse_time(text: str, field: str) -> datetime:
 
 def format_time(time: datetime) -> str:
     """A time in UTC as RFC 3339 has it."""
-    return f"{time.replace(tzinfo=None).isoformat()}Z"
+    return f"{time.isoformat().removesuffix('+00:00')}Z"
 
 
 def _decode_members(body: bytes | Raw, required: Iterable[str] = REQUIRED) -> Message:

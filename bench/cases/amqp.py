@@ -19,6 +19,7 @@ SIZE = 256
 PIKA_IN, BLOCKING = "bare pika consumer, stores nothing", "blocking pika consumer (the seed), commit each"
 FASTSTREAM = "FastStream consumer, stores nothing"
 PIKA_OUT, AIO_PIKA = "bare pika, pipelined", "aio-pika, 200 tasks"
+PIKA_RELAYED = "bare pika, pipelined, messages and exchange as of the relay"
 PUBLISH_ALONE, RELAY_ALONE = "Trivium, publish alone", "Trivium, relay alone"
 HANDLER = "FastAPI handler with aio-pika, waits for the confirm"
 _HALF = "Trivium, at half load"
@@ -102,17 +103,20 @@ def relay(ground: Ground) -> Iterator[Work]:
     yield work
 
 
-def producer(module: str, rate: int) -> Contestant:
-    """A peer that sends to a queue of the same kind."""
+def producer(module: str, rate: int, *, relayed: bool = False) -> Contestant:
+    """A peer that sends to a queue of the same kind, through a topic exchange if what it sends is as of the relay."""
 
     @contextmanager
     def contestant(ground: Ground) -> Iterator[Work]:
         def work(seconds: float) -> Sample:
             queue = ground.fresh(module).name
-            broker.make_queue(ground, queue)
+            exchange = f"{queue}.out" if relayed else ""
+            broker.make_queue(ground, queue, exchange=exchange, routing_key=queue)
             total = _amount(seconds, rate)
-            arguments = (ground.amqp_url, *([""] if module == "pika_publish" else []), queue, total, SIZE)
-            sample = programs.one_shot(ground, module, *arguments, seconds=_WAIT_SECONDS)
+            arguments: tuple[object, ...] = (queue, total, SIZE, *(["relayed"] if relayed else []))
+            if module == "pika_publish":
+                arguments = (exchange, *arguments)
+            sample = programs.one_shot(ground, module, ground.amqp_url, *arguments, seconds=_WAIT_SECONDS)
             broker.drop_queue(ground, queue)
             return sample
 
@@ -208,6 +212,7 @@ CASES = (
         contestants={
             TRIVIUM: relay,
             PIKA_OUT: producer("pika_publish", 10_000),
+            PIKA_RELAYED: producer("pika_publish", 10_000, relayed=True),
             AIO_PIKA: producer("aiopika_publish", 3_000),
         },
         targets=(

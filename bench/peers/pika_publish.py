@@ -1,8 +1,13 @@
-"""Bare pika, pipelined: persistent messages to a queue, up to 1,000 of them waiting for their confirms."""
+"""Bare pika, pipelined: persistent messages to a queue, up to 1,000 of them waiting for their confirms.
+
+As `relayed`, each has the properties that one from Trivium's relay has.
+"""
 
 import json
 import sys
 import time
+import uuid
+from datetime import UTC, datetime
 
 import pika
 
@@ -10,17 +15,34 @@ WINDOW = 1000
 
 url, exchange, routing_key = sys.argv[1:4]
 count, size = int(sys.argv[4]), int(sys.argv[5])
-properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+relayed = sys.argv[6:] == ["relayed"]
+plain = pika.BasicProperties(content_type="application/json", delivery_mode=2)
 body = b'"%b"' % (b"m" * (size - 2))
 sent = confirmed = 0  # all up to here
 early = set()  # confirmed before others that were sent earlier
 begun = 0.0
 
 
+def properties_of(number):
+    if not relayed:
+        return plain
+    id, type, now = str(uuid.UUID(int=number)), "trivium.message", datetime.now(UTC)
+    headers = {"x-trivium-topic": routing_key, "x-trivium-offset": 2**40 + number, "ce-specversion": "1.0"}
+    headers |= {"ce-id": id, "ce-source": "urn:trivium", "ce-type": type, "ce-time": f"{now:%Y-%m-%dT%H:%M:%S.%fZ}"}
+    return pika.BasicProperties(
+        content_type="application/json",
+        headers=headers,
+        delivery_mode=2,
+        message_id=id,
+        timestamp=int(now.timestamp()),
+        type=type,
+    )
+
+
 def publish():
     global sent
     while sent < count and sent - confirmed < WINDOW:
-        channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
+        channel.basic_publish(exchange, routing_key, body, properties_of(sent), mandatory=True)
         sent += 1
 
 

@@ -14,7 +14,8 @@ class Scripted(LocalService):
 
     down: TriviumError | None
     gate: asyncio.Event
-    attempts: list[str]
+    attempts: list[str]  # the ids of those that were published alone
+    batches: list[int]  # how many messages each publication had
     raises: Callable[[Message], TriviumError | None]
 
     def start(self) -> None:
@@ -22,13 +23,17 @@ class Scripted(LocalService):
         self.gate = asyncio.Event()
         self.gate.set()
         self.attempts = []
+        self.batches = []
         self.raises = lambda message: None
 
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
-        """An error of `raises` is raised at the call; that of `down` comes as the answer."""
-        self.attempts.append(messages[0].id)
-        if error := self.raises(messages[0]):
-            raise error
+        """An error of `raises` for any of the messages is raised at the call; that of `down` comes as the answer."""
+        self.batches.append(len(messages))
+        if len(messages) == 1:
+            self.attempts.append(messages[0].id)
+        for message in messages:
+            if error := self.raises(message):
+                raise error
         if self.down is not None:
             answer: Future[tuple[Published, ...]] = asyncio.get_running_loop().create_future()
             answer.set_exception(self.down)

@@ -2,7 +2,8 @@
 
 import asyncio
 import struct
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,17 @@ def scripted(log: SqliteLog, settings: Settings) -> Scripted:
     return service
 
 
+@asynccontextmanager
+async def batch(inbox: Inbox, scripted: Scripted, client: AbstractChannel, names: Topology) -> AsyncIterator[None]:
+    """What is sent within it to the inbox, 5 messages, is its second batch; the first has one message."""
+    scripted.gate.clear()
+    await send(client, names, "orders", Message(b"first", message_id="first"))
+    await until(lambda: len(scripted.batches) == 1)
+    yield
+    await until(lambda: inbox._taken == 6)
+    scripted.gate.set()
+
+
 @pytest.fixture
 async def failing(
     broker: Broker, scripted: Scripted, settings: Settings, health: Health, stack: AsyncExitStack
@@ -64,6 +76,12 @@ async def failing(
     """The service behind an inbox that is open."""
     await stack.enter_async_context(Inbox(broker, OpenGate(scripted, settings), settings, health))
     return scripted
+
+
+@pytest.fixture
+async def held(broker: Broker, scripted: Scripted, settings: Settings, health: Health, stack: AsyncExitStack) -> Inbox:
+    """An inbox whose service can hold publications back."""
+    return await stack.enter_async_context(Inbox(broker, OpenGate(scripted, settings), settings, health))
 
 
 async def test_a_message_is_stored_with_its_attributes(
@@ -228,6 +246,54 @@ async def test_dead_letters_do_not_expire_or_fail_for_their_user(
     await send(client, names, "no topic", Message(b"x", expiration=3600, user_id="guest", app_id="app"))
     [dead] = await take(client, names.dead)
     assert (dead.expiration, dead.user_id, dead.app_id) == (None, None, "app")
+
+
+async def test_a_batch_of_one_topic_is_one_publication(
+    held: Inbox, scripted: Scripted, client: AbstractChannel, names: Topology, log: SqliteLog
+) -> None:
+    """It is stored in the order of arrival."""
+    async with batch(held, scripted, client, names):
+        await send(client, names, "orders", *numbered(5))
+    assert [one.message.id for one in await stored(log, "orders", 6)] == ["first", "0", "1", "2", "3", "4"]
+    assert scripted.batches == [1, 5]
+
+
+async def test_a_message_that_fails_its_batch_costs_the_others_nothing(
+    held: Inbox, scripted: Scripted, client: AbstractChannel, names: Topology, log: SqliteLog
+) -> None:
+    """It alone is a dead letter; the others are stored in their order."""
+    async with batch(held, scripted, client, names):
+        await send(client, names, "orders", *numbered(2), Message(b"other", message_id="first"), *numbered(2, start=2))
+    assert [one.message.id for one in await stored(log, "orders", 5)] == ["first", "0", "1", "2", "3"]
+    [dead] = await take(client, names.dead)
+    assert (dead.body, dead.headers["x-trivium-error-code"]) == (b"other", "conflict")
+    assert str(dead.headers["x-trivium-error-detail"]).startswith("id: ")
+    assert scripted.batches == [1, 5, 1, 1, 1, 1, 1]
+
+
+TRACE = {"headers": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
+
+
+@pytest.mark.parametrize(
+    ("topic", "properties"), [("other", {}), ("orders", {"user_id": "guest"}), ("orders", TRACE), ("no topic", {})]
+)
+async def test_what_does_not_go_together_is_published_one_by_one(
+    held: Inbox,
+    scripted: Scripted,
+    client: AbstractChannel,
+    names: Topology,
+    log: SqliteLog,
+    topic: str,
+    properties: dict[str, Any],
+) -> None:
+    """One of another topic or sender, or of a trace, which has a span of its own."""
+    async with batch(held, scripted, client, names):
+        await send(client, names, "orders", *numbered(2))
+        await send(client, names, topic, Message(b"odd", message_id="odd", **properties))
+        await send(client, names, "orders", *numbered(2, start=2))
+    found = [one.message.id for one in await stored(log, "orders", 6 if topic == "orders" else 5)]
+    assert [id_ for id_ in found if id_ != "odd"] == ["first", "0", "1", "2", "3"]
+    assert scripted.batches == [1] * 6
 
 
 async def test_what_cant_be_stored_now_is_stored_later_in_order(

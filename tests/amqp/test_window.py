@@ -17,7 +17,7 @@ def test_what_passes_the_bound_is_dropped_with_all_that_follows() -> None:
     for tag, size in enumerate((600, 300, 200, 1)):
         window.receive(delivery(tag, size))
     assert not window.spent
-    assert [one.tag for one in window.take()] == [0, 1]
+    assert [one.tag for one in window.take(1000)] == [0, 1]
     assert window.spent
 
 
@@ -25,18 +25,26 @@ def test_one_delivery_is_kept_whatever_its_size() -> None:
     """Else it would never be read."""
     window = Window(1000)
     window.receive(delivery(1, 5000))
-    assert len(window.take()) == 1
+    assert len(window.take(1000)) == 1
     assert not window.spent
+
+
+def test_a_batch_is_bounded_in_messages() -> None:
+    """The rest waits for the next."""
+    window = Window(1000)
+    for tag in range(5):
+        window.receive(delivery(tag, 1))
+    assert [[one.tag for one in window.take(3)] for _ in range(3)] == [[0, 1, 2], [3, 4], []]
 
 
 def test_what_is_released_makes_room() -> None:
     """A batch counts until it is acknowledged."""
     window = Window(1000)
     window.receive(delivery(1, 900))
-    batch = window.take()
+    batch = window.take(1000)
     window.release(batch)
     window.receive(delivery(2, 900))
-    assert [one.tag for one in window.take()] == [2]
+    assert [one.tag for one in window.take(1000)] == [2]
 
 
 @given(st.lists(st.integers(0, 2000), max_size=200), st.integers(1, 20))
@@ -49,8 +57,8 @@ def test_the_bound_holds(sizes: list[int], pace: int) -> None:
         window.receive(delivery(tag, size))
         if tag % pace == 0:
             window.release(held)
-            held = window.take()
+            held = window.take(1000)
             kept += [one.tag for one in held]
             assert sum(len(one.body) for one in held) <= 1000 or sum(1 for one in held if one.body) == 1
-    kept += [one.tag for one in window.take()]
+    kept += [one.tag for one in window.take(1000)]
     assert kept == list(range(len(kept)))

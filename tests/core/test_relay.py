@@ -133,6 +133,34 @@ async def test_a_topic_is_probed_first_and_then_its_window_opens(log: SqliteLog,
         held_broker.confirm()
 
 
+async def test_a_full_window_is_filled_up_a_quarter_at_a_time(
+    log: SqliteLog, held_broker: HeldBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Confirms that come one by one do not cost a read each, and the last of them leave nothing unsent."""
+    limits: list[int] = []
+    read = log.read
+
+    async def noted(topic: str, after: int, limit: int, max_bytes: int) -> tuple[StoredMessage, ...]:
+        limits.append(limit)
+        return await read(topic, after, limit, max_bytes)
+
+    monkeypatch.setattr(log, "read", noted)
+    await append(log, "a", *some(30))
+    async with relaying(log, held_broker, relay_window_messages=8) as relay:
+        await held_broker.offsets(1)
+        held_broker.confirm()
+        await held_broker.offsets(9)
+        for place in range(1, 30):
+            await held_broker.offsets(place + 1)
+            held_broker.confirm(place)
+            assert relay.in_flight <= 8
+            for _ in range(3):  # turns of the loop in which the relay may read
+                await asyncio.sleep(0)
+        assert await held_broker.offsets(30) == list(range(1, 31))
+    assert limits[:2] == [1, 8]
+    assert set(limits[2:]) == {2}
+
+
 async def test_the_window_is_bounded_in_bytes(log: SqliteLog, held_broker: HeldBroker) -> None:
     """Exactly, but for the message that makes it full."""
     await append(log, "a", *some(30, b"x" * 1000))

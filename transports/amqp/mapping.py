@@ -14,7 +14,6 @@ OFFSET_HEADER = "x-trivium-offset"
 _PREFIX = "ce-"
 _CONTENT_TYPE = "datacontenttype"
 _ENVELOPES = "application/cloudevents"
-_PERSISTENT = b"\2"
 #: Encodings that leave the bytes as they are; some clients name a charset or kind here.
 _PLAIN_ENCODINGS = frozenset({"identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "7bit", "8bit"})
 
@@ -34,6 +33,13 @@ _HEADERS = b"".join(
     )
 )
 
+#: Those that every message has, in the order of the wire: content_type, headers, delivery_mode (2, persistent),
+#: message_id, timestamp, type. Joined one by one they took as long as the headers.
+_PROPERTIES = b"%b%c%b%b%b\2%c%b%b%c%b"
+_TIMED = properties.flags("content_type", "headers", "delivery_mode", "message_id", "timestamp", "type")
+#: AMQP knows no time before 1970; `ce-time` tells it.
+_UNTIMED = properties.flags("content_type", "headers", "delivery_mode", "message_id", "type")
+
 
 def properties_of(stored: StoredMessage) -> bytes:
     """The properties of a stored message: every attribute as a header, some repeated in properties."""
@@ -47,17 +53,13 @@ def properties_of(stored: StoredMessage) -> bytes:
     )
     if message.subject is not None or message.key is not None or message.attributes:
         headers += _optional(message)
-    fields = {
-        "content_type": message.content_type.encode(),
-        "headers": headers,
-        "delivery_mode": _PERSISTENT,
-        "message_id": id_,
-        "type": type_,
-    }
+    content_type = message.content_type.encode()
     seconds = int(stored.time.timestamp())
-    if seconds >= 0:  # AMQP knows no time before 1970; `ce-time` tells it
-        fields["timestamp"] = seconds.to_bytes(8)
-    return properties.join(fields)
+    flags, timestamp = (_TIMED, seconds.to_bytes(8)) if seconds >= 0 else (_UNTIMED, b"")
+    return _PROPERTIES % (
+        *(flags, len(content_type), content_type, len(headers).to_bytes(4), headers),
+        *(len(id_), id_, timestamp, len(type_), type_),
+    )
 
 
 def _optional(message: Message) -> bytes:

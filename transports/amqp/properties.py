@@ -168,6 +168,11 @@ def join(fields: Mapping[str, bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def flags(*names: str) -> bytes:
+    """What properties begin with that are exactly those."""
+    return sum(flag for flag, name, _ in _FIELDS if name in names).to_bytes(2)
+
+
 def _header(name: str, value: str | int) -> bytes:
     key = name.encode()
     if isinstance(value, int):
