@@ -11,8 +11,8 @@ from core.messages import TRACE_ATTRIBUTES
 HEADER = "x-request-id"
 #: Ids of others are taken as they are if they are harmless in a header, a log line and a document.
 _SANE = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
-#: W3C Trace Context, section 3.2.
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+#: W3C Trace Context, section 3.2: zeros are no ids, and ff is no version.
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 #: A trace header that is longer is not worth the room it takes.
 _TRACE_BYTES = 1024
 #: Doors tell headers as bytes or as text.
