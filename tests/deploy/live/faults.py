@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import aio_pika
 import httpx2
 
 from tests.deploy.live.instance import Instance
+from tests.deploy.live.prometheus import HORIZON_SECONDS
 from tests.deploy.live.proxy import Proxy
 from tests.deploy.live.traffic import TOPIC
 from tools.rabbitmq import Node
@@ -85,6 +88,23 @@ async def long_reader(scene: Scene) -> AsyncIterator[None]:
         yield
     finally:
         database.close()
+
+
+@asynccontextmanager
+async def filling_disk(scene: Scene) -> AsyncIterator[None]:
+    """Something else takes the disk three times as fast as it may, and a quarter of what is free at most."""
+    with tempfile.TemporaryFile(dir=scene.other.database.parent) as file:
+        disk = os.statvfs(file.fileno())
+        free = disk.f_bavail * disk.f_frsize
+        step = free * 3 // (HORIZON_SECONDS * 5)
+
+        async def take() -> None:
+            for taken in range(0, free // 4, step):
+                await asyncio.to_thread(os.posix_fallocate, file.fileno(), taken, step)
+                await asyncio.sleep(0.2)
+
+        async with _background(take()):
+            yield
 
 
 @asynccontextmanager
@@ -219,6 +239,7 @@ FAULTS: tuple[tuple[Cause, set[str]], ...] = (
     (unbound_topic, {"TriviumTopicsHeld"}),
     (long_reader, {"TriviumWalGrows"}),
     (held_database, {"TriviumCommitsFail", "TriviumFailures", "TriviumSlow"}),
+    (filling_disk, {"TriviumDiskFilling"}),
     (starved, {"TriviumEventLoopBlocked", "TriviumCommitsSlow", "TriviumSlow"}),
     (alarm, {"TriviumBrokerBlocked", "TriviumRelayBehind"}),
     (cut_links, {"TriviumBrokerUnstable"}),
