@@ -77,12 +77,12 @@ def _tokens(settings: Settings, health: Health) -> Any:
 
 
 def _traced(name: str) -> Callable[..., Any]:
-    """Wraps an adapter in the class `name` of `core.telemetry.spans`; without tracing it stays as it is."""
+    """Wraps an adapter in the class `name` of `core.telemetry.traced`; without tracing it stays as it is."""
 
     def wrap(adapter: Any, tracing: Any, settings: Settings) -> Any:
         if tracing is None:
             return adapter
-        return getattr(import_module("core.telemetry.spans"), name)(adapter, tracing, settings.limits)
+        return getattr(import_module("core.telemetry.traced"), name)(adapter, tracing, settings.limits)
 
     return wrap
 

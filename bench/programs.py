@@ -59,6 +59,7 @@ def trivium(*arguments: str, folder: Path | None = None, program: tuple[str, ...
 #: Without the broker, which only some cases have.
 ALONE = trivium("--no-amqp")
 UNWATCHED = trivium("--no-amqp", program=("-m", "bench.unwatched"))
+UNLOGGED = trivium("--no-amqp", program=("-m", "bench.unlogged"))
 NO_STORE = trivium("--no-amqp", program=("-m", "bench.no_store"))
 
 

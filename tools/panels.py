@@ -252,7 +252,20 @@ ROOM = (
         "ops",
         Query(per_second("trivium_log_reads_total", "from"), "{{from}}"),
     ),
-    graph("Write-ahead log", "Falls back when the writer has a rest.", "bytes", by_instance("trivium_store_wal_bytes")),
+    graph(
+        "Write-ahead log",
+        "Falls back when the writer has a rest.",
+        "bytes",
+        by_instance("trivium_store_wal_bytes"),
+        width=4,
+    ),
+    graph(
+        "Left on the disk",
+        "For the log, on its file system. Runbook: TriviumDiskFilling.",
+        "bytes",
+        by_instance("trivium_store_free_bytes"),
+        width=4,
+    ),
     graph("Memory", "Resident.", "bytes", by_instance("process_resident_memory_bytes"), width=4),
     graph(
         "Cores",

@@ -22,6 +22,8 @@ from bench.loads import Requests
 from bench.servers import HOST, OURS, ROOT
 
 KEY, TOKEN = "Trivium, with an API key", "Trivium, with an access token"
+LOGGED, UNLOGGED = "Trivium, logs as shipped", "Trivium without logs"
+SAMPLED_LOG, FULL_LOG = "Trivium, access log of 1%", "Trivium, access log of all"
 UNWATCHED, TRACED = "Trivium without metrics", "Trivium, 1% of traces exported"
 _ISSUER, _AUDIENCE = "https://issuer.example", "bench"
 _POLICY = '[principals.bench]\npublish = ["#"]\nread = ["#"]\n[scopes.bench]\npublish = ["#"]\nread = ["#"]\n'
@@ -137,8 +139,27 @@ _TELEMETRY = Case(
     ),
 )
 
+
+def _logging(*arguments: str) -> Contestant:
+    """At the level that is the default, which is less than the other cases let through, to a file."""
+    return _open(publish(256), programs.trivium("--no-amqp", "--log-level=info", *arguments))
+
+
+_LOGS = Case(
+    name="logs",
+    title="durable REST publish, 32 in flight, 256 B, with logs and without",
+    contestants={
+        LOGGED: _logging(),
+        UNLOGGED: _open(publish(256), programs.UNLOGGED),
+        SAMPLED_LOG: _logging("--access-log=sampled"),
+        FULL_LOG: _logging("--access-log=full"),
+    },
+    targets=(Target(text="logs cost at most 2%", ours=LOGGED, theirs=(UNLOGGED,), at_least=0.98),),
+)
+
 CASES = (
     _identity("identity-get", "`GET /api/data`, 32 connections, by who asks", _GET, "requests/s"),
     _identity("identity-publish", "durable REST publish, 32 in flight, 256 B, by who asks", publish(256), "messages/s"),
     _TELEMETRY,
+    _LOGS,
 )

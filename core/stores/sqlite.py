@@ -5,6 +5,7 @@ import itertools
 import os
 from asyncio import Future
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -170,6 +171,8 @@ class SqliteLog:
         yield vocabulary.READS.of(self._tail_reads, "tail")
         yield vocabulary.READS.of(self._disk_reads, "disk")
         yield vocabulary.WAL_BYTES.of(self._writer.wal_bytes)
+        if not self._in_memory:
+            yield from _free(self._folder)
         yield from bound("tail_bytes", self._tails.bytes, self._tails.max_bytes)
         yield from bound("topics", len(heads), self._bounds.max_topics)
         yield from self._groups.figures()
@@ -204,6 +207,13 @@ class SqliteLog:
         connection = apsw.Connection(name, flags=flags)
         connection.set_busy_timeout(_BUSY_MILLISECONDS)
         return connection
+
+
+def _free(folder: Path) -> Iterator[Figure]:
+    """From the kernel's memory, in microseconds; a file system that can't tell must not fail the scrape."""
+    with suppress(OSError):
+        told = os.statvfs(folder)
+        yield vocabulary.FREE_BYTES.of(told.f_bavail * told.f_frsize)
 
 
 def _sync_folder(folder: Path) -> None:

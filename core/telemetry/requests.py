@@ -11,8 +11,8 @@ from core.messages import TRACE_ATTRIBUTES
 HEADER = "x-request-id"
 #: Ids of others are taken as they are if they are harmless in a header, a log line and a document.
 _SANE = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
-#: W3C Trace Context, section 3.2.
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+#: W3C Trace Context, section 3.2: zeros are no ids, ff is no version, and later versions may have more fields.
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?=-|\Z)")
 #: A trace header that is longer is not worth the room it takes.
 _TRACE_BYTES = 1024
 #: Doors tell headers as bytes or as text.
@@ -76,6 +76,9 @@ def _trace_of(headers: Iterable[tuple[object, object]]) -> Mapping[str, str]:
         name = _NAMES.get(header)
         if name is not None and (text := _text(value)) is not None and text.isascii() and text.isprintable():
             found[name] = f"{found[name]},{text}" if name in found else text  # lists: W3C allows several headers
+    if "traceparent" in found and TRACEPARENT.match(found["traceparent"]) is None:
+        del found["traceparent"]  # nor is its state of use, section 3.3
+        found.pop("tracestate", None)
     return {name: text for name, text in found.items() if 0 < len(text) <= _TRACE_BYTES}
 
 

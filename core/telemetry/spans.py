@@ -1,30 +1,27 @@
-"""Spans of what happens to a message, by OpenTelemetry and its semantic conventions for messaging.
+"""Spans by OpenTelemetry: what decides about them, what one is while it lasts, and how it is exported.
 
-Imported only where traces are exported. A message that belongs to a sampled trace carries its context, so everything
-after its publishing looks at the message alone, and costs nothing for the others.
+Imported only where traces are exported.
 """
 
 import asyncio
 import random
+import re
 import threading
 import time
-from asyncio import Future
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-from opentelemetry.context import Context
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
-    Span,
     SpanContext,
     SpanKind,
     Status,
@@ -36,190 +33,194 @@ from opentelemetry.trace import (
 
 from core import VERSION
 from core.errors import TriviumError
-from core.limits import Limits
-from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
-from core.ports import BrokerPublisher, MessageService
+from core.messages import Message
 from core.stores.groups import Unit
-from core.telemetry.propagation import carries_trace, with_trace
-from core.telemetry.requests import TRACEPARENT, current
+from core.telemetry.requests import TRACEPARENT
 
 #: What is not exported by then is lost: a collector that is away must not hold up the end.
 _FLUSH_SECONDS = 5.0
 #: Traces of a group beyond these are not linked to its commit.
 _LINKS = 128
-_NOTHING = Context()
-#: What a publish is called, its kind, and whose message it is.
-_INBOX = ("process", SpanKind.CONSUMER, "rabbitmq")
-_REQUEST = ("publish", SpanKind.SERVER, "trivium")
+#: Of a trace's flags. Trace Context level 2, section 3.2.2.5: the ids that we give are random.
+_SAMPLED, _RANDOM = 1, 2
+
+
+class Span:
+    """A span while it lasts: as little as it takes, since the loop makes one now and then, with cold caches.
+
+    `error` is its type and what it says.
+    """
+
+    __slots__ = ("attributes", "begun", "context", "ended", "error", "kind", "links", "name", "parent")
+
+    def __init__(
+        self,
+        name: str,
+        kind: SpanKind,
+        context: SpanContext,
+        parent: SpanContext | None,
+        attributes: dict[str, Any],
+        links: Sequence[SpanContext],
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.context = context
+        self.parent = parent
+        self.attributes = attributes
+        self.links = links
+        self.begun = self.ended = time.time_ns()
+        self.error: tuple[str, str] | None = None
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Of its trace and its own, as W3C writes them."""
+        return f"{self.context.trace_id:032x}", f"{self.context.span_id:016x}"
+
+    def carried(self) -> dict[str, str]:
+        """The attributes of a message that belongs to it."""
+        trace, own = self.ids
+        found = {"traceparent": f"00-{trace}-{own}-{self.context.trace_flags:02x}"}
+        if self.context.trace_state:
+            found["tracestate"] = self.context.trace_state.to_header()
+        return found
+
+
+class _Exporter(SpanExporter):
+    """Makes OpenTelemetry's spans of ours on the thread that exports, many at a time, and hands them on."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._resource = Resource.create({"service.name": "trivium", "service.version": VERSION}).merge(_named())
+        self._limits = SpanLimits()  # of OpenTelemetry's variables
+        self._scope = InstrumentationScope("trivium", VERSION)
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        return self._exporter.export([self._made(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def _made(self, span: Span) -> ReadableSpan:
+        status = Status(StatusCode.UNSET)
+        if span.error is not None:
+            span.attributes["error.type"], text = span.error
+            status = Status(StatusCode.ERROR, text)
+        limits = self._limits
+        return ReadableSpan(
+            span.name,
+            span.context,
+            span.parent,
+            self._resource,
+            BoundedAttributes(
+                limits.max_span_attributes, span.attributes, max_value_len=limits.max_span_attribute_length
+            ),
+            links=[Link(context) for context in span.links[: limits.max_links]],
+            kind=span.kind,
+            status=status,
+            start_time=span.begun,
+            end_time=span.ended,
+            instrumentation_scope=self._scope,
+        )
 
 
 class Tracing:
     """Makes spans, and exports them from entering until leaving."""
 
-    def __init__(
-        self, provider: TracerProvider, processor: Callable[[], SpanProcessor], rate: float | None = None
-    ) -> None:
-        """`processor` makes what exports spans, when it is entered; `rate` is the share of traces that begin here.
+    def __init__(self, rate: float | None) -> None:
+        """As OpenTelemetry's variables say: where to, how many (`OTEL_TRACES_SAMPLER`), under which name.
 
-        Without a rate the provider's sampler decides. Asking it costs 4 us for every message that is not recorded.
+        `rate` is the share of traces that begin here, while others decide about theirs. Without one the sampler
+        is asked, which costs microseconds for every message.
         """
         self._rate = rate
-        self._provider = provider
-        self._processor = processor
-        self._tracer = provider.get_tracer("trivium", VERSION)
-
-    @classmethod
-    def exporting(cls, rate: float | None) -> Self:
-        """As OpenTelemetry's variables say: where to, how many (`OTEL_TRACES_SAMPLER`), under which name."""
-        sampler = None if rate is None else ParentBased(ALWAYS_ON)
-        resource = Resource.create({"service.name": "trivium", "service.version": VERSION}).merge(_named())
-        provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
-        return cls(provider, lambda: BatchSpanProcessor(OTLPSpanExporter()), rate)
+        provider = TracerProvider(shutdown_on_exit=False)
+        self._sampler = provider.sampler
+        self._ids = provider.id_generator
 
     async def __aenter__(self) -> Self:
-        self._provider.add_span_processor(self._processor())
+        self._processor = BatchSpanProcessor(_Exporter(OTLPSpanExporter()))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Export what is left, for a bounded time."""
-        flushing = threading.Thread(target=self._provider.shutdown, name="trivium-spans", daemon=True)
+        flushing = threading.Thread(target=self._processor.shutdown, name="trivium-spans", daemon=True)
         flushing.start()
         await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
 
-    def takes(self, parent: SpanContext | None) -> bool:
-        """Whether a span under `parent`, or the first of a trace, may be recorded."""
+    def takes(self, parent: re.Match[str] | None) -> bool:
+        """Whether a span under what `traceparent` names, or the first of a trace, may be recorded."""
         if self._rate is None:
             return True
-        return random.random() < self._rate if parent is None else parent.trace_flags.sampled  # noqa: S311 - a sample
+        return random.random() < self._rate if parent is None else _is_sampled(parent)  # noqa: S311 - a sample
 
-    def start(self, name: str, topic: str, kind: SpanKind, parent: SpanContext | None) -> Span:
-        context = _NOTHING if parent is None else set_span_in_context(NonRecordingSpan(parent), _NOTHING)
-        return self._tracer.start_span(f"{name} {topic}", context=context, kind=kind)
+    def begin(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: SpanContext | None,
+        attributes: dict[str, Any],
+        links: Sequence[SpanContext] = (),
+    ) -> Span | None:
+        """A span that begins now, if the sampler wants it; `takes` was asked before."""
+        if parent is None:
+            trace, flags, state = self._ids.generate_trace_id(), _SAMPLED | _RANDOM, None
+        else:
+            trace, flags, state = parent.trace_id, parent.trace_flags & _RANDOM | _SAMPLED, parent.trace_state
+        if self._rate is None:
+            around = None if parent is None else set_span_in_context(NonRecordingSpan(parent))
+            result = self._sampler.should_sample(around, trace, name, kind, attributes, ())
+            if result.decision is not Decision.RECORD_AND_SAMPLE:
+                return None
+        context = SpanContext(trace, self._ids.generate_span_id(), False, TraceFlags(flags), state)
+        return Span(name, kind, context, parent, attributes, links)
+
+    def end(self, span: Span, error: BaseException | None = None) -> None:
+        """It ends now, with this error if there is one."""
+        span.ended = time.time_ns()
+        if error is not None:  # not kept itself: its traceback holds on to all that was at work
+            span.error = error.code if isinstance(error, TriviumError) else type(error).__name__, str(error)
+        self._processor.on_end(span)  # type: ignore[arg-type]  # which only keeps it for the exporter
 
     def committed(self, units: Sequence[Unit], seconds: float, error: TriviumError | None) -> None:
         """A group was committed: a span in the first trace of it, linked to the others."""
-        contexts = [context for unit in units for message in unit.messages if (context := sampled_of(message))]
+        contexts = [
+            context
+            for unit in units
+            for message in unit.messages
+            if "traceparent" in message.attributes and (context := sampled_of(message))
+        ]
         if not contexts:
             return
-        now = time.time_ns()
-        span = self._tracer.start_span(
-            "commit",
-            context=set_span_in_context(NonRecordingSpan(contexts[0]), _NOTHING),
-            links=[Link(context) for context in contexts[1 : _LINKS + 1]],
-            start_time=now - int(seconds * 1e9),
-            attributes={"messaging.batch.message_count": sum(len(unit.stored) for unit in units)},
-        )
-        _end(span, error, now)
-
-
-class TracedService:
-    """A `MessageService` that makes a span of each publish, and of each message that a follower gets."""
-
-    def __init__(self, service: MessageService, tracing: Tracing, limits: Limits) -> None:
-        self._service = service
-        self._tracing = tracing
-        self._limits = limits
-
-    def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
-        request = current.get()
-        came_with = request.trace_attributes() if request is not None else {}
-        parent = remote(came_with) or (remote(messages[0].attributes) if messages else None)
-        if not self._tracing.takes(parent):
-            return self._service.publish(topic, messages)
-        # the inbox alone serves no request: it processes what RabbitMQ delivered
-        name, kind, system = _INBOX if request is None else _REQUEST
-        span = self._tracing.start(name, topic, kind, parent)
-        if not span.is_recording():
-            return self._service.publish(topic, messages)
-        if request is not None:
-            request.span = _ids(span)
-        _describe(span, name, system, topic, messages)
-        try:
-            future = self._service.publish(topic, self._carrying(messages, span, came_with))
-        except TriviumError as error:
-            _end(span, error)
-            raise
-        future.add_done_callback(lambda done: _end(span, _failure(done)))
-        return future
-
-    def _carrying(self, messages: Sequence[Message], span: Span, came_with: Mapping[str, str]) -> Sequence[Message]:
-        """What comes later to a message belongs to this span, unless the message brought a trace of its own."""
-        ours = {**came_with, **_attributes(span)}
-        lent = came_with.get("traceparent")
-        return [
-            with_trace(message, ours, self._limits)
-            if not carries_trace(message) or message.attributes.get("traceparent") == lent
-            else message
-            for message in messages
-        ]
-
-    async def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
-        async with aclosing(self._service.follow(topic, after)) as pages:
-            async for page in pages:
-                spans = list(self._delivered(page.messages))
-                yield page
-                for span in spans:
-                    span.end()
-
-    def _delivered(self, messages: Sequence[StoredMessage]) -> Iterator[Span]:
-        for stored in messages:
-            if (parent := sampled_of(stored.message)) is not None:
-                span = self._tracing.start("deliver", stored.topic, SpanKind.PRODUCER, parent)
-                _describe(span, "deliver", "trivium", stored.topic, (stored.message,))
-                span.set_attribute("messaging.trivium.message.offset", stored.offset)
-                yield span
-
-    async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
-        return await self._service.get_data(topic)
-
-    async def get_message(self, topic: str, offset: int) -> StoredMessage:
-        return await self._service.get_message(topic, offset)
-
-    async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
-        return await self._service.read_messages(topic, after=after, limit=limit, wait=wait)
-
-    async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
-        return await self._service.list_topics(after=after, limit=limit)
-
-
-class TracedPublisher:
-    """A `BrokerPublisher` that makes a span of each message until its confirm, and sends its context along."""
-
-    def __init__(self, publisher: BrokerPublisher, tracing: Tracing, limits: Limits) -> None:
-        self._publisher = publisher
-        self._tracing = tracing
-        self._limits = limits
-
-    async def ready(self) -> None:
-        await self._publisher.ready()
-
-    def publish(self, stored: StoredMessage) -> Future[None]:
-        parent = sampled_of(stored.message)
-        if parent is None:
-            return self._publisher.publish(stored)
-        span = self._tracing.start("relay", stored.topic, SpanKind.PRODUCER, parent)
-        _describe(span, "relay", "rabbitmq", stored.topic, (stored.message,))
-        message = with_trace(stored.message, _attributes(span), self._limits)
-        future = self._publisher.publish(msgspec.structs.replace(stored, message=message))
-        future.add_done_callback(lambda done: _end(span, _failure(done)))
-        return future
+        attributes = {"messaging.batch.message_count": sum(len(unit.stored) for unit in units)}
+        links = contexts[1 : _LINKS + 1]
+        if (span := self.begin("commit", SpanKind.INTERNAL, contexts[0], attributes, links)) is not None:
+            span.begun -= int(seconds * 1e9)
+            self.end(span, error)
 
 
 def remote(attributes: Mapping[str, str]) -> SpanContext | None:
     """The span that W3C's attributes name (Trace Context, section 3.2)."""
-    if "traceparent" not in attributes or (found := TRACEPARENT.match(attributes["traceparent"])) is None:
+    if (found := parent_in(attributes)) is None:
         return None
     state = TraceState.from_header([attributes["tracestate"]]) if "tracestate" in attributes else None
-    context = SpanContext(int(found[1], 16), int(found[2], 16), True, TraceFlags(int(found[3], 16)), state)
-    return context if context.is_valid else None
+    return SpanContext(int(found[1], 16), int(found[2], 16), True, TraceFlags(int(found[3], 16)), state)
 
 
 def sampled_of(message: Message) -> SpanContext | None:
     """The span that a message carries, if its trace is one of those that are recorded."""
-    context = remote(message.attributes)
-    return context if context is not None and context.trace_flags.sampled else None
+    found = parent_in(message.attributes)
+    return remote(message.attributes) if found is not None and _is_sampled(found) else None
+
+
+def parent_in(attributes: Mapping[str, str]) -> re.Match[str] | None:
+    given = attributes.get("traceparent")
+    return None if given is None else TRACEPARENT.match(given)
+
+
+def _is_sampled(parent: re.Match[str]) -> bool:
+    return bool(int(parent[3], 16) & _SAMPLED)
 
 
 def _named() -> Resource:
@@ -227,48 +228,3 @@ def _named() -> Resource:
     given = Resource.create()
     own = {name: value for name, value in given.attributes.items() if not str(value).startswith("unknown_service")}
     return Resource(own)
-
-
-def _ids(span: Span) -> tuple[str, str]:
-    context = span.get_span_context()
-    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
-
-
-def _attributes(span: Span) -> dict[str, str]:
-    trace, own = _ids(span)
-    context = span.get_span_context()
-    found = {"traceparent": f"00-{trace}-{own}-{context.trace_flags:02x}"}
-    if context.trace_state:
-        found["tracestate"] = context.trace_state.to_header()
-    return found
-
-
-#: Of the messaging conventions, by the name of the operation.
-_TYPES = {"publish": "send", "relay": "send", "process": "process", "deliver": "send"}
-
-
-def _describe(span: Span, name: str, system: str, topic: str, messages: Sequence[Message]) -> None:
-    span.set_attributes(
-        {
-            "messaging.system": system,
-            "messaging.operation.name": name,
-            "messaging.operation.type": _TYPES[name],
-            "messaging.destination.name": topic,
-        }
-    )
-    if len(messages) == 1:
-        span.set_attribute("messaging.message.id", messages[0].id)
-        span.set_attribute("messaging.message.body.size", len(messages[0].data))
-    else:
-        span.set_attribute("messaging.batch.message_count", len(messages))
-
-
-def _failure(done: Future[Any]) -> BaseException | None:
-    return asyncio.CancelledError() if done.cancelled() else done.exception()
-
-
-def _end(span: Span, error: BaseException | None, end_time: int | None = None) -> None:
-    if error is not None:
-        span.set_attribute("error.type", error.code if isinstance(error, TriviumError) else type(error).__name__)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
-    span.end(end_time)

@@ -45,7 +45,7 @@ def tracing(environment: Mapping[str, str]) -> Any:
     """A `core.telemetry.spans.Tracing`, or None where none is wanted."""
     if not is_wanted(environment):
         return None
-    return import_module("core.telemetry.spans").Tracing.exporting(_rate(environment))
+    return import_module("core.telemetry.spans").Tracing(_rate(environment))
 
 
 def _rate(environment: Mapping[str, str]) -> float | None:

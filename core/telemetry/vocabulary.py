@@ -78,6 +78,9 @@ READS = _counter(
     "trivium_log_reads", "Reads that found something, by where: in the tail (memory) or on the disk.", "from"
 )
 WAL_BYTES = _gauge("trivium_store_wal_bytes", "The write-ahead log of SQLite, as far as it is not checkpointed.")
+FREE_BYTES = _gauge(
+    "trivium_store_free_bytes", "What is left for the log on its file system; none where it is in memory."
+)
 
 # The relay, from the log to RabbitMQ.
 

@@ -1,14 +1,18 @@
 """The admin listener: probes, the log level, and HTTP from anybody."""
 
 import asyncio
+import gc
 import gzip
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 import pytest
+import uvloop
 
 from core.errors import PermissionDenied
 from core.health import Health, State
@@ -145,6 +149,23 @@ async def test_http_from_anybody(admin: AdminListener, request_: bytes, status: 
     """Is answered in kind, and costs one connection."""
     answer = await raw(admin, request_)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+
+
+def test_who_is_gone_before_being_served_is_no_error(health: Health, settings: Settings) -> None:
+    """A connection that was reset has no address any more, where uvloop tells of it."""
+    errors: list[object] = []
+
+    async def reset_and_ask() -> bytes:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with AdminListener(Metrics(), health, settings) as admin:
+            with socket.create_connection(("127.0.0.1", urlsplit(admin.address).port)) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return await raw(admin, b"GET /livez HTTP/1.1\r\n\r\n")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(reset_and_ask()).startswith(b"HTTP/1.1 200 ")
+        gc.collect()  # which tells of a task that failed unheard
+    assert errors == []
 
 
 async def test_who_stalls_is_turned_away(admin: AdminListener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What a scrape of a whole Trivium on a real broker tells."""
 
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -13,7 +14,7 @@ import pytest
 from container import Container
 from core.errors import InvalidArgument
 from core.messages import new_message
-from core.settings import MEMORY, Settings
+from core.settings import Settings
 from core.telemetry.vocabulary import VOCABULARY
 from main import Running, running
 from tests.admin.scraping import LIBRARY, NAMES, TEXT, Scrape, scrape, scraped
@@ -24,9 +25,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.fixture
-def settings(amqp_url: str, amqp_prefix: str) -> Settings:
-    """All doors, on free ports."""
-    return Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0, amqp_url=amqp_url, amqp_prefix=amqp_prefix)
+def settings(amqp_url: str, amqp_prefix: str, tmp_path: Path) -> Settings:
+    """All doors, on free ports, and a log on the disk."""
+    return Settings(
+        data_dir=str(tmp_path), rest_port=0, grpc_port=0, admin_port=0, amqp_url=amqp_url, amqp_prefix=amqp_prefix
+    )
 
 
 @pytest.fixture
@@ -154,7 +157,7 @@ async def test_the_broker_is_told_of(clients: dict[str, Client], settings: Setti
     assert found.value("messaging_process_duration_seconds_count", **taken) == 3
 
 
-async def test_the_log_is_told_of(up: Running, clients: dict[str, Client]) -> None:
+async def test_the_log_is_told_of(up: Running, clients: dict[str, Client], tmp_path: Path) -> None:
     """Heads, groups, repetitions, and where reads were served from."""
     message = new_message(b"one")
     for _ in range(3):
@@ -164,6 +167,8 @@ async def test_the_log_is_told_of(up: Running, clients: dict[str, Client]) -> No
     found = await scrape(up.admin)
     assert found.value("trivium_log_head", topic="t") == 5
     assert found.value("trivium_topics") == 1
+    disk = os.statvfs(tmp_path)
+    assert 0 < found.value("trivium_store_free_bytes") <= disk.f_bfree * disk.f_frsize * 2  # others use it too
     assert found.value("trivium_duplicate_messages_total") == 2
     assert found.value("trivium_commits_total") >= 4
     assert found.value("trivium_commit_messages_sum") == 5

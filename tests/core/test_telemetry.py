@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from core.health import Health
+from core.limits import Limits
 from core.messages import new_message
 from core.relay import Relay, RelaySettings
 from core.routes import Route
@@ -18,6 +20,8 @@ from core.telemetry.loop_lag import LoopLag
 from core.telemetry.meter import Meter
 from core.telemetry.metrics import Metrics
 from core.telemetry.requests import RequestIds, current
+from core.telemetry.spans import Span, Tracing
+from core.telemetry.traced import TracedService
 from testing.broker import FakeBroker
 from tests.core.opening import a_log
 from transports.admin.exposition import Exposition
@@ -205,6 +209,21 @@ async def test_what_goes_through_a_door_is_counted(service: LocalService) -> Non
     await pages.aclose()
     assert meter.traffic.followers == 0
     assert service.streams == 0
+
+
+async def test_a_follower_that_leaves_ends_its_spans(service: LocalService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written to it when it left is told as an error; what it took before is not."""
+    ended: list[Span] = []
+    monkeypatch.setattr(BatchSpanProcessor, "on_end", lambda _, span: ended.append(span))
+    attributes = {"traceparent": f"00-{1:032x}-{1:016x}-01"}
+    async with Tracing(0.0) as tracing:
+        pages = TracedService(service, tracing, Limits()).follow("t", 0)
+        await anext(pages)
+        for text in (b"taken", b"left"):
+            await service.publish("t", [new_message(text, attributes=attributes)])
+            await anext(pages)
+        await pages.aclose()
+    assert [span.error for span in ended] == [None, ("CancelledError", "")]
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "a\nb", "é", b"\xff", 7.5])

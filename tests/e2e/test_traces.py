@@ -183,6 +183,44 @@ async def test_about_the_share_that_was_asked_for_is_recorded(traces: Collector)
     assert {span.trace for span in traces.spans} == carried
 
 
+@pytest.mark.parametrize(
+    "traceparent", [f"00-{0:032x}-{CLIENT}-01", f"00-{TRACE}-{0:016x}-01", f"ff-{TRACE}-{CLIENT}-01"]
+)
+async def test_what_names_no_span_is_no_parent(traces: Collector, traceparent: str) -> None:
+    """Zeros are no ids, and ff is no version: a trace begins here."""
+    async with (
+        trivium_process(
+            "--no-amqp", "--no-grpc", "--data-dir=:memory:", environment=environment(traces, "one")
+        ) as trivium,
+        httpx2.AsyncClient(base_url=trivium.rest) as http,
+    ):
+        await http.post("/api/topics/t/messages", content=b"1", headers={"traceparent": traceparent})
+        spans = await traces.collected(lambda spans: len(spans) == 2)
+    publish, commit = named(spans, "one", "publish t"), named(spans, "one", "commit")
+    assert publish.trace == commit.trace
+    assert publish.trace not in (TRACE, "0" * 32)
+    assert (publish.parent, commit.parent) == ("", publish.id)
+
+
+async def test_limits_of_spans_are_honoured(traces: Collector) -> None:
+    """OpenTelemetry's variables bound the values of attributes and the links."""
+    variables = {
+        **environment(traces, "one"),
+        "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "4",
+        "OTEL_SPAN_LINK_COUNT_LIMIT": "1",
+    }
+    parents = [f"00-{number:032x}-{number:016x}-01" for number in (1, 2, 3)]
+    async with (
+        trivium_process("--no-amqp", "--no-rest", "--data-dir=:memory:", environment=variables) as trivium,
+        grpc.aio.insecure_channel(trivium.grpc) as target,
+    ):
+        batch = [pb.Message(data=b"x", attributes={"traceparent": parent}) for parent in parents]
+        await MessagesStub(target).Publish(pb.PublishRequest(topic="topic", messages=batch))
+        spans = await traces.collected(lambda spans: len(spans) == 2)
+    assert named(spans, "one", "publish topic").attributes["messaging.destination.name"] == "topi"
+    assert len(named(spans, "one", "commit").links) == 1
+
+
 async def test_a_collector_that_is_away_holds_nothing_up() -> None:
     """Neither publishing nor the end."""
     async with (

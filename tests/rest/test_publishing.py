@@ -163,17 +163,26 @@ async def test_joins_several_headers_of_one_list(http: httpx2.AsyncClient, servi
     assert (await _stored(service)).message.attributes == {"tracestate": "a=1,b=2"}
 
 
-@pytest.mark.parametrize("odd", [b"", b"x" * 5000, b"\xff\xfe", "ä".encode()])
+@pytest.mark.parametrize(
+    "odd", [b"", b"x" * 5000, b"\xff\xfe", "ä".encode(), b"00-a-b-01", b"00-%032d-%016d-01" % (0, 1)]
+)
 async def test_ignores_an_odd_trace(http: httpx2.AsyncClient, service: LocalService, odd: bytes) -> None:
     """A trace header that breaks a rule does not fail the publish."""
     assert (await http.post(MESSAGES, content=b"x", headers={b"traceparent": odd})).status_code == 201
     assert (await _stored(service)).message.attributes == {}
 
 
+async def test_two_parents_are_none(http: httpx2.AsyncClient, service: LocalService) -> None:
+    """Of two spans neither is the one that caused it, and the state of neither says anything; the baggage stays."""
+    headers = [("traceparent", f"00-{1:032x}-{number:016x}-01") for number in (1, 2)]
+    await http.post(MESSAGES, content=b"x", headers=[*headers, ("tracestate", "a=1"), ("baggage", "b=2")])
+    assert (await _stored(service)).message.attributes == {"baggage": "b=2"}
+
+
 async def test_leaves_the_trace_out_where_it_does_not_fit(http: httpx2.AsyncClient, service: LocalService) -> None:
     """A message with as many extensions as it may have is stored without the trace of its request."""
     extensions = {f"ce-x{number}": "1" for number in range(32)}
-    headers = {**BINARY, **extensions, "traceparent": "00-a-b-01"}
+    headers = {**BINARY, **extensions, "traceparent": f"00-{1:032x}-{1:016x}-01"}
     assert (await http.post(MESSAGES, content=b"x", headers=headers)).status_code == 201
     assert "traceparent" not in (await _stored(service)).message.attributes
 

@@ -77,7 +77,7 @@ class AdminServer:
         return bound
 
     async def close(self) -> None:
-        """Take no more requests, and finish those that are in: none takes longer than its deadlines."""
+        """Take no more requests, and finish those that are in within a second."""
         self._server.close()
         tasks = [task for task in self._connections.values() if task is not None]
         if tasks:
@@ -93,7 +93,9 @@ class AdminServer:
         self._connections[writer] = asyncio.current_task()
         try:
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):  # the client went away, or stalls
-                answer, with_body = await self._answer(reader, writer.get_extra_info("peername")[0])
+                # without an address it was gone before it was served
+                client = (writer.get_extra_info("peername") or ("::",))[0]
+                answer, with_body = await self._answer(reader, client)
                 async with asyncio.timeout(_SECONDS):
                     writer.write(_encode(answer, with_body))
                     await writer.drain()

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import aio_pika
 import httpx2
 
 from tests.deploy.live.instance import Instance
+from tests.deploy.live.prometheus import HORIZON_SECONDS
 from tests.deploy.live.proxy import Proxy
 from tests.deploy.live.traffic import TOPIC
 from tools.rabbitmq import Node
@@ -72,6 +75,25 @@ async def held_database(scene: Scene) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def busy_database(scene: Scene) -> AsyncIterator[None]:
+    """Another program writes again and again: one commit of each turn waits for it, however fast the others are."""
+    database = sqlite3.connect(scene.main.database, isolation_level=None, timeout=30)
+
+    async def write() -> None:
+        while True:
+            database.execute("BEGIN IMMEDIATE")
+            await asyncio.sleep(0.6)
+            database.execute("ROLLBACK")
+            await asyncio.sleep(0.1)  # SQLite looks that often at least
+
+    try:
+        async with _background(write()):
+            yield
+    finally:
+        database.close()
+
+
+@asynccontextmanager
 async def long_reader(scene: Scene) -> AsyncIterator[None]:
     """Another program reads in one transaction, and keeps the write-ahead log from being folded in."""
     await bind(scene, "big")
@@ -88,8 +110,25 @@ async def long_reader(scene: Scene) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def filling_disk(scene: Scene) -> AsyncIterator[None]:
+    """Something else takes the disk three times as fast as it may, and a quarter of what is free at most."""
+    with tempfile.TemporaryFile(dir=scene.other.database.parent) as file:
+        disk = os.statvfs(file.fileno())
+        free = disk.f_bavail * disk.f_frsize
+        step = free * 3 // (HORIZON_SECONDS * 5)
+
+        async def take() -> None:
+            for taken in range(0, free // 4, step):
+                await asyncio.to_thread(os.posix_fallocate, file.fileno(), taken, step)
+                await asyncio.sleep(0.2)
+
+        async with _background(take()):
+            yield
+
+
+@asynccontextmanager
 async def starved(scene: Scene) -> AsyncIterator[None]:
-    """The process gets the CPU now and then, for so short a time that many a commit waits for the next."""
+    """The process gets the CPU now and then."""
 
     async def starve() -> None:
         while True:
@@ -219,7 +258,9 @@ FAULTS: tuple[tuple[Cause, set[str]], ...] = (
     (unbound_topic, {"TriviumTopicsHeld"}),
     (long_reader, {"TriviumWalGrows"}),
     (held_database, {"TriviumCommitsFail", "TriviumFailures", "TriviumSlow"}),
-    (starved, {"TriviumEventLoopBlocked", "TriviumCommitsSlow", "TriviumSlow"}),
+    (filling_disk, {"TriviumDiskFilling"}),
+    (busy_database, {"TriviumCommitsSlow"}),
+    (starved, {"TriviumEventLoopBlocked", "TriviumSlow"}),
     (alarm, {"TriviumBrokerBlocked", "TriviumRelayBehind"}),
     (cut_links, {"TriviumBrokerUnstable"}),
     (no_broker, {"TriviumBrokerAway"}),

@@ -16,12 +16,16 @@ from tests.deploy.files import DEPLOY
 
 #: What is waited for when something should happen within seconds.
 PATIENCE_SECONDS = 120.0
+#: So far ahead a disk must not be full, in a hurry.
+HORIZON_SECONDS = 1440
 #: Scraping and evaluating each second, minutes become seconds.
 HURRY = (
     (re.compile(r"for: \d+m"), "for: 2s"),
     (re.compile(r"\[5m\]"), "[15s]"),
     (re.compile(r"\[15m\]"), "[30s]"),
     (re.compile(r"offset 15m"), "offset 30s"),
+    # The pace of half a minute, and 24 minutes ahead.
+    (re.compile(r"\[1h\], 14400"), f"[30s], {HORIZON_SECONDS}"),
     # Above the 64 MiB at which a busy writer folds it in; a gigabyte would take minutes to write.
     (re.compile(r"> 1073741824"), "> 100000000"),
 )
