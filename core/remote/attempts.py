@@ -26,8 +26,9 @@ _EARLY_SECONDS = 0.1
 
 
 class Attempts:
-    """Calls for everybody: one budget of retries, shared with hedged reads.
+    """Calls for everybody: one budget of retries, shared with hedged reads, and one where the core is overloaded.
 
+    The latter is apart because a caller may be `overloaded` alone, past its own rate: others need their retries.
     A call goes to the first address whose breaker is closed, and on to the next while there is budget and time.
     Everything asked here may be asked twice: reads, and publishes of messages that have their ids.
     """
@@ -35,6 +36,7 @@ class Attempts:
     def __init__(self, addresses: Addresses, *, seconds: float, hedge_seconds: float) -> None:
         """A call has `seconds` where nobody said how long; it is hedged after `hedge_seconds` unless that is 0."""
         self.budget = RetryBudget()
+        self._budget_of_overload = RetryBudget()
         self._addresses = addresses
         self._seconds = seconds
         self._hedge_seconds = hedge_seconds
@@ -51,20 +53,24 @@ class Attempts:
         With `hedge` a slow first attempt is not waited for alone, if that is configured.
         """
         self.budget.earn()
-        failures = rounds = 0
+        self._budget_of_overload.earn()
+        last: Failure | None = None
+        rounds = 0
         while True:
-            last: Failure | None = None
+            asked = False
             for address in self._addresses.usable():
-                if failures and not self.budget.spend():
+                if asked and not self.budget.spend():
                     raise for_callers(last)
-                attempt = self._hedged if hedge and not failures and self._hedge_seconds else self.attempt
+                asked = True
+                attempt = self._hedged if hedge and last is None and self._hedge_seconds else self.attempt
                 try:
                     return await attempt(address, question, authorization, until=until, waits=waits)
                 except _PASSING as error:
-                    failures += 1
                     last = error
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
                         break
+            if last is None or not asked:
+                raise for_callers(last)
             rounds += 1
             await self._rest(rounds, last, until)
 
@@ -115,12 +121,11 @@ class Attempts:
             for task in tasks:
                 task.cancelled() or task.exception()  # which else would count as overlooked
 
-    async def _rest(self, rounds: int, last: Failure | None, until: float) -> None:
-        """Pause after a round; raises if the next one would come too late, or nobody is there to be asked."""
-        if last is None:
-            raise for_callers(last)
+    async def _rest(self, rounds: int, last: Failure, until: float) -> None:
+        """Pause after a round; raises if there is no next one, for want of time or of budget."""
         seconds = max(pause(rounds), last.retry_after or 0)
-        if asyncio.get_running_loop().time() + seconds >= until:
+        budget = self._budget_of_overload if isinstance(last, Overloaded) else self.budget
+        if asyncio.get_running_loop().time() + seconds >= until or not budget.spend():
             raise for_callers(last)
         await asyncio.sleep(seconds)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core import deadlines
 from core.errors import Overloaded, TriviumError, Unavailable
 from core.gate import OpenGate
 from core.health import Health
@@ -34,6 +35,10 @@ class Moody:
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
         self._refuse()
         return self._service.publish(topic, messages)
+
+    def refuse_with(self, *errors: TriviumError) -> None:
+        """From now on, with these."""
+        self._errors = list(errors)
 
     def _refuse(self) -> None:
         self.asked.append(asyncio.get_running_loop().time())
@@ -78,14 +83,31 @@ async def test_a_caller_that_can_not_wait_so_long_is_told(core: Core, stack: Asy
     assert len(moody.asked) == 1
 
 
-async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack) -> None:
-    """The failure of the first attempt is the answer then."""
-    moody = Moody(core.service, *(Unavailable("not now", retry_after=0.0) for _ in range(100)))
+@pytest.mark.parametrize("kind", [Overloaded, Unavailable])
+async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack, kind: type[TriviumError]) -> None:
+    """What the core said last is the answer then, at once: nobody waits for an attempt that is not made."""
+    moody = Moody(core.service, *(kind("not now", retry_after=0.0) for _ in range(100)))
+    edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
+    for _ in range(25):
+        with pytest.raises(kind, match="not now"):
+            await edge.service.get_data("t")
+    assert len(moody.asked) <= 25 * 1.1 + 10
+    moody.refuse_with(kind("much later", retry_after=100))
+    async with asyncio.timeout(50), deadlines.until(asyncio.get_running_loop().time() + 200):
+        with pytest.raises(kind, match="much later") as caught:
+            await edge.service.get_data("t")
+    assert caught.value.retry_after == 100
+
+
+async def test_who_asks_for_too_much_spends_nobody_elses_retries(core: Core, stack: AsyncExitStack) -> None:
+    """A crowd of one caller's `overloaded` leaves the retries of calls that found nobody there."""
+    moody = Moody(core.service, *(Overloaded("not now", retry_after=0.0) for _ in range(100)))
     edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
     for _ in range(30):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Overloaded):
             await edge.service.get_data("t")
-    assert len(moody.asked) <= 30 * 1.1 + 10
+    moody.refuse_with(Unavailable("not now", retry_after=0.0))
+    assert isinstance(await edge.service.get_data("t"), Greeting)
 
 
 @pytest.fixture
