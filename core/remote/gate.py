@@ -86,8 +86,9 @@ class ForwardingGate:
 
     def _refused(self, session: Session, place: str) -> Refused:
         def refused(error: Unauthenticated) -> None:
-            self._failures.count(place, error.detail)
-            session.end(error.detail)
+            if session.alive:  # what else was on its way with it is no further guess
+                self._failures.count(place, error.detail)
+                session.end(error.detail)
 
         return refused
 

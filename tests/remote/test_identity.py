@@ -294,6 +294,19 @@ async def test_who_guesses_is_put_off(guarded: Core, edge: AnEdge) -> None:
     await edge.gate.admit(Shown("guess", address="192.0.2.2"))
 
 
+async def test_a_revoked_key_counts_as_one_failure(guarded: Core, edge: AnEdge) -> None:
+    """However many reads it has on their way: its address is not put off."""
+    info, key = await guarded.keys.create("reader")
+    session = await edge.gate.admit(Shown(key))
+    await session.service.get_data("orders")
+    await guarded.keys.revoke(info.id)
+    asked = (session.service.get_data("orders") for _ in range(40))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {Unauthenticated}
+    other = await edge.gate.admit(Shown(await key_of(guarded.keys, "reader")))
+    assert isinstance(await other.service.get_data("orders"), Greeting)
+
+
 @pytest.mark.parametrize("token", ["a\tb", "a\nb: c", "é", "a\x00", "=", "x" * 20_000])
 async def test_what_can_be_no_token_is_not_passed_on(guarded: Core, edge: AnEdge, token: str) -> None:
     """It could not go over each protocol as it is, and a link that breaks would be taken for a core that is away."""
