@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
+from core.closing import Closing
 from core.health import Health, State
 from core.remote.breaker import Breaker
 from core.remote.links import Link, Unreachable
@@ -26,8 +27,8 @@ class Address:
         self.name = name
         self.link = link
         self.judged = asyncio.Event()
-        #: What waits there for something that may never come.
-        self.waits: set[asyncio.Timeout] = set()
+        #: Begins for what waits there, perhaps for ever, when another address does answer.
+        self.leaving = Closing()
         self._clock = asyncio.get_running_loop().time
         self._opened = asyncio.Event()
         self._tell = changed
@@ -35,9 +36,8 @@ class Address:
 
     def leave(self) -> None:
         """End what waits there: another address does answer."""
-        for scope in self.waits:
-            if not scope.expired():
-                scope.reschedule(0)
+        leaving, self.leaving = self.leaving, Closing()  # another for who comes back
+        leaving.begin()
 
     async def watch(self, patience: float) -> None:
         """Probe it while it is open or quiet; each probe has `patience` seconds.

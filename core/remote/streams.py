@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 from core import deadlines
+from core.closing import Closing
 from core.errors import DeadlineExceeded, Overloaded, Unavailable
 from core.messages import Page
 from core.remote.addresses import Address, Addresses
@@ -28,15 +29,11 @@ class Streams:
         self._addresses = addresses
         self._attempts = attempts
         self._most = most
-        self._draining = False
-        self._waits: set[asyncio.Timeout] = set()
+        self._draining = Closing()
 
     def drain(self) -> None:
         """End all of them, cleanly."""
-        self._draining = True
-        for scope in self._waits:
-            if not scope.expired():
-                scope.reschedule(0)
+        self._draining.begin()
 
     async def follow(self, topic: str, after: int | None, authorization: str | None) -> AsyncGenerator[Page]:
         """As `MessageService.follow`. It fails if there is no core to begin with; later it waits for one."""
@@ -44,7 +41,7 @@ class Streams:
             self._attempts.budget.earn()
             cursor, begun, failures = after, False, 0
             lost: Address | None = None
-            while not self._draining:
+            while not self._draining.begun:
                 address = self._addresses.after(lost)
                 if address is None:
                     if not begun:
@@ -81,10 +78,10 @@ class Streams:
         may_resume = self._addresses.after(None) is not None
         failures = 0
         with self._place():
-            while not self._draining:
+            while not self._draining.begun:
                 left = max(0.0, until - clock())
                 try:
-                    async with self._until_drained():
+                    async with self._draining.until():
                         return await self._attempts.ask(
                             lambda core, left=left: core.read_messages(topic, after=after, limit=limit, wait=left),  # type: ignore[misc]
                             authorization,
@@ -114,44 +111,25 @@ class Streams:
     async def _next(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
         """The next page, None at the end. A lost address is told to its breaker, and one that others lost is left."""
         try:
-            async with self._until_drained(others=address.waits):
+            async with self._draining.until(), address.leaving.until():
                 return await anext(pages, None)
         except Unreachable as error:
             address.breaker.failure(error.detail)
             raise
-        if not self._draining:
+        if not self._draining.begun:
             raise Unreachable("left for another address")
         return None
 
     async def _rest(self, failures: int, retry_after: float) -> None:
         """Pause before coming back, each stream for another time."""
         spread = random.uniform(0, self.open * _SPREAD_SECONDS)  # noqa: S311 - no secret
-        async with self._until_drained():
+        async with self._draining.until():
             await asyncio.sleep(max(retry_after, pause(failures)) + spread)
 
     async def _some_address(self, until: float | None = None) -> None:
         """Return once an address answers, or it is too late."""
-        async with self._until_drained(until):
+        async with self._draining.until(until):
             await self._addresses.some_usable()
-
-    @asynccontextmanager
-    async def _until_drained(
-        self, until: float | None = None, others: set[asyncio.Timeout] | None = None
-    ) -> AsyncIterator[None]:
-        """A block that is left at its next wait once the service drains, or who has `others` wants it."""
-        scope = asyncio.timeout_at(0 if self._draining else until)
-        groups = (self._waits,) if others is None else (self._waits, others)
-        try:
-            async with scope:
-                for group in groups:
-                    group.add(scope)
-                yield
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        finally:
-            for group in groups:
-                group.discard(scope)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from core import deadlines
 from core.administration import KeyService
+from core.closing import Closing
 from core.errors import (
     DeadlineExceeded,
     Internal,
@@ -28,7 +29,6 @@ from core.telemetry.figures import Figure
 from core.telemetry.meter import CANCELLED, OK, Meter
 from core.telemetry.metrics import bound
 from core.telemetry.requests import HEADER, RequestContext
-from transports.grpc.closing import Closing
 from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
 from transports.grpc.rpcs import RpcCounts

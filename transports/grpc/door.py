@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from core.closing import Closing
 from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
@@ -15,7 +16,6 @@ from core.telemetry.meter import Meter
 from transports.grpc import health as health_checks
 from transports.grpc import keys, messages, reflection, tls
 from transports.grpc.calls import Calls
-from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
 from transports.grpc.server import Server
 

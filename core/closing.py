@@ -1,4 +1,4 @@
-"""The end of the door, as its calls see it."""
+"""The end of something, as those see it who wait there."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 
 class Closing:
-    """Ends what waits for a peer, so that open calls end by themselves when the door closes."""
+    """Ends what waits, now and from then on: an open call when its door closes, a stream when its credential ends."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -16,12 +16,12 @@ class Closing:
         """Time out every scope, now and from now on."""
         self.begun = True
         for scope in self._scopes:
-            if not scope.expired():
+            if not scope.expired():  # it may be on its way out already, and would raise
                 scope.reschedule(0)
 
     @contextmanager
     def ends(self, scope: asyncio.Timeout) -> Iterator[None]:
-        """Let `scope`, which was entered, time out when the door closes."""
+        """Let `scope`, which was entered, time out when this begins."""
         if self.begun:
             scope.reschedule(0)
         self._scopes.add(scope)
@@ -31,9 +31,9 @@ class Closing:
             self._scopes.discard(scope)
 
     @asynccontextmanager
-    async def until(self) -> AsyncIterator[None]:
-        """A block that is left at its next wait once the door closes."""
-        scope = asyncio.timeout(None)
+    async def until(self, when: float | None = None) -> AsyncIterator[None]:
+        """A block that is left at its next wait once this begins, or at `when` by the clock of the loop."""
+        scope = asyncio.timeout_at(when)
         try:
             async with scope:
                 with self.ends(scope):
