@@ -46,9 +46,15 @@ class Attempts:
         return deadlines.deadline() or asyncio.get_running_loop().time() + self._seconds
 
     async def ask(
-        self, question: Question[T], authorization: str | None, *, until: float, waits: float = 0, hedge: bool = False
+        self,
+        question: Question[T],
+        authorization: str | None,
+        *,
+        until: float,
+        waits_until: float = 0,
+        hedge: bool = False,
     ) -> T:
-        """The core's answer, of which `waits` seconds are spent waiting there; what it raised, or `Unavailable`.
+        """The core's answer, which it may wait with until `waits_until`; what it raised, or `Unavailable`.
 
         With `hedge` a slow first attempt is not waited for alone, if that is configured.
         """
@@ -63,8 +69,9 @@ class Attempts:
                     raise for_callers(last)
                 asked = True
                 attempt = self._hedged if hedge and last is None and self._hedge_seconds else self.attempt
+                answer = attempt(address, question, authorization, until=until, waits_until=waits_until)
                 try:
-                    return await attempt(address, question, authorization, until=until, waits=waits)
+                    return await (_unless_left(address, answer) if waits_until else answer)
                 except _PASSING as error:
                     last = error
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
@@ -75,11 +82,11 @@ class Attempts:
             await self._rest(rounds, last, until)
 
     async def attempt(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float = 0
+        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits_until: float
     ) -> T:
         """Ask once, and tell the breaker. Raises what the core answered, `Unreachable`, or `DeadlineExceeded`."""
         clock = asyncio.get_running_loop().time
-        patience = clock() + self._addresses.patience + waits
+        patience = max(clock(), waits_until) + self._addresses.patience
         is_in_a_hurry = min(until, deadlines.deadline() or until) < patience
         try:
             async with deadlines.until(min(until, patience)):
@@ -99,12 +106,12 @@ class Attempts:
         return answer
 
     async def _hedged(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float
+        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits_until: float
     ) -> T:
         """Ask, and the next address too if the answer takes long; the first answer counts."""
 
         def begin(address: Address) -> asyncio.Task[T]:
-            attempt = self.attempt(address, question, authorization, until=until, waits=waits)
+            attempt = self.attempt(address, question, authorization, until=until, waits_until=waits_until)
             return asyncio.create_task(attempt, name="hedged read")
 
         tasks = [begin(address)]
@@ -128,6 +135,13 @@ class Attempts:
         if asyncio.get_running_loop().time() + seconds >= until or not budget.spend():
             raise for_callers(last)
         await asyncio.sleep(seconds)
+
+
+async def _unless_left(address: Address, answer: Awaitable[T]) -> T:
+    """The answer, which is waited for in vain if the address has gone without a word; others may have noticed."""
+    async with address.leaving.until():
+        return await answer
+    raise Unreachable("left for another address")
 
 
 async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:

@@ -9,6 +9,7 @@ from core import deadlines
 from core.closing import Closing
 from core.errors import DeadlineExceeded, Overloaded, Unavailable
 from core.messages import Page
+from core.ports import MessageService
 from core.remote.addresses import Address, Addresses
 from core.remote.attempts import Attempts, for_callers
 from core.remote.links import Unreachable
@@ -75,19 +76,18 @@ class Streams:
         """As `MessageService.read_messages` with `wait`: goes on waiting at the next address when one is lost."""
         clock = asyncio.get_running_loop().time
         until = clock() + wait
+
+        async def question(core: MessageService) -> Page:
+            return await core.read_messages(topic, after=after, limit=limit, wait=max(0.0, until - clock()))
+
         may_resume = self._addresses.after(None) is not None
         failures = 0
         with self._place():
             while not self._draining.begun:
-                left = max(0.0, until - clock())
+                deadline = self._attempts.deadline() + max(0.0, until - clock())
                 try:
                     async with self._draining.until():
-                        return await self._attempts.ask(
-                            lambda core, left=left: core.read_messages(topic, after=after, limit=limit, wait=left),  # type: ignore[misc]
-                            authorization,
-                            until=self._attempts.deadline() + left,
-                            waits=left,
-                        )
+                        return await self._attempts.ask(question, authorization, until=deadline, waits_until=until)
                 except Unavailable:
                     if clock() >= until or not may_resume:
                         raise

@@ -9,7 +9,7 @@ import pytest
 
 from container import Container
 from core.errors import TriviumError
-from core.gate import Gate
+from core.gate import Gate, OpenGate
 from core.health import Health
 from core.keys import KeyRing
 from core.ports import MessageService
@@ -17,6 +17,8 @@ from core.remote.service import RemoteService
 from core.settings import MEMORY, Settings
 from main import Running, running
 from tests.remote.proxy import Proxy
+from transports.grpc.door import GrpcDoor
+from transports.rest.door import RestDoor
 
 #: As long as a test waits for anything.
 PATIENCE_SECONDS = 30.0
@@ -100,6 +102,15 @@ async def start_edge(stack: AsyncExitStack, addresses: str, **settings: Any) -> 
         settings=Settings(core=addresses, rest_port=0, grpc_port=0, admin_port=0, amqp=False, **settings)
     )
     return AnEdge(await stack.enter_async_context(running(container)), container)
+
+
+async def door_of(service: Any, protocol: str, stack: AsyncExitStack) -> str:
+    """What an edge calls a door of that service, which is up until the stack is closed."""
+    settings = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
+    gate = OpenGate(service, settings)
+    if protocol == "grpc":
+        return f"grpc://{(await stack.enter_async_context(GrpcDoor(gate, Health(), settings))).address}"
+    return (await stack.enter_async_context(RestDoor(gate, Health(), settings, "1"))).address
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -10,14 +10,9 @@ import pytest
 
 from core import deadlines
 from core.errors import Overloaded, TriviumError, Unavailable
-from core.gate import OpenGate
-from core.health import Health
 from core.messages import Greeting, Message, Published, StoredMessage, new_message
 from core.ports import MessageService
-from core.settings import MEMORY, Settings
-from tests.remote.conftest import PROTOCOLS, AnEdge, Core, start_edge
-from transports.grpc.door import GrpcDoor
-from transports.rest.door import RestDoor
+from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge
 
 
 class Moody:
@@ -48,14 +43,7 @@ class Moody:
 
 async def edge_of(service: Any, protocol: str, stack: AsyncExitStack, **settings: Any) -> AnEdge:
     """An edge on a door of that service."""
-    doors = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
-    if protocol == "grpc":
-        address = (
-            f"grpc://{(await stack.enter_async_context(GrpcDoor(OpenGate(service, doors), Health(), doors))).address}"
-        )
-    else:
-        address = (await stack.enter_async_context(RestDoor(OpenGate(service, doors), Health(), doors, "1"))).address
-    return await start_edge(stack, address, **settings)
+    return await start_edge(stack, await door_of(service, protocol, stack), **settings)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
