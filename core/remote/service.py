@@ -17,7 +17,7 @@ from core.remote.lanes import Lanes
 from core.remote.links import Link
 from core.remote.memory import LastAnswers
 from core.remote.streams import Streams
-from core.service import check_wait
+from core.service import check_limit, check_wait
 from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.metrics import bound
@@ -139,6 +139,7 @@ class RemoteService:
 
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
+        check_limit(limit)
         check_wait(wait)
         question = (self._authorization, (topic, after, limit))
         try:
@@ -165,6 +166,9 @@ class RemoteService:
                     yield page
 
     async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
+        check_limit(limit)
+        if after:
+            check_topic(after, "after")
         return await self._read(lambda core: core.list_topics(after=after, limit=limit))
 
     async def _read(self, question: Question[T]) -> T:

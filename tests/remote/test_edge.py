@@ -16,7 +16,7 @@ from core.settings import InvalidSettings, Settings, load
 from main import running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
-from tests.remote.conftest import Core, start_edge
+from tests.remote.conftest import PROTOCOLS, Core, start_edge
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,3 +160,26 @@ async def test_a_stream_of_publishes_keeps_its_order(core: Core, stack: AsyncExi
     assert [(answer.messages[0].id, answer.messages[0].offset) for answer in answers] == [
         (f"{number}", number + 1) for number in range(300)
     ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/topics/t/messages?limit=99999999999", "limit"),
+        ("/api/topics/t/messages?limit=99999999999&wait=1", "limit"),
+        ("/api/topics?limit=99999999999", "limit"),
+        ("/api/topics/t/messages?after=99999999999999999999", "after"),
+        ("/api/topics/t/messages/99999999999999999999", "offset"),
+        ("/api/topics/t/stream?after=99999999999999999999", "after"),
+    ],
+)
+async def test_numbers_that_no_wire_takes_are_refused(
+    core: Core, stack: AsyncExitStack, protocol: str, path: str, field: str
+) -> None:
+    """As the core would refuse them, whichever way they would go to it."""
+    edge = await start_edge(stack, core.address(protocol))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    answer = await http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
+    assert answer.json()["field"] == field
