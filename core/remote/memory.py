@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage, weight
 
-#: The credential of who asks, and what is asked.
-Question: TypeAlias = tuple[str | None, Hashable]
+#: A digest of the credential of who asks, so that no credential is kept; None is who has none.
+Caller: TypeAlias = bytes | None
+#: Who asks, and what is asked.
+Question: TypeAlias = tuple[Caller, Hashable]
 #: What an answer is counted as beside its messages.
 _ENTRY_BYTES = 500
 
@@ -21,7 +23,7 @@ class LastAnswers:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._answers: dict[Question, tuple[float, int, StoredMessage | Greeting | Page]] = {}
-        self._of: dict[str | None, set[Question]] = {}
+        self._of: dict[Caller, set[Question]] = {}
 
     def keep(self, question: Question, answer: StoredMessage | Greeting | Page) -> None:
         """Remember what the core answered just now. What was stale there already is not worth it."""
@@ -47,9 +49,9 @@ class LastAnswers:
         found, age = self._find(question)
         return StalePage(found.messages, found.next, age) if isinstance(found, Page) else None
 
-    def forget(self, authorization: str | None) -> None:
+    def forget(self, caller: Caller) -> None:
         """Repeat nothing to this caller that it was told before."""
-        for question in tuple(self._of.get(authorization, ())):
+        for question in tuple(self._of.get(caller, ())):
             self._forget(question)
 
     def _find(self, question: Question) -> tuple[StoredMessage | Greeting | Page | None, float]:

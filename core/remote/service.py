@@ -3,6 +3,7 @@
 from asyncio import Future
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from hashlib import sha256
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 
@@ -90,6 +91,7 @@ class RemoteService:
     def __init__(self, edge: Edge, authorization: str | None = None, refused: Refused = lambda _: None) -> None:
         self._edge = edge
         self._authorization = authorization
+        self._caller = None if authorization is None else sha256(authorization.encode()).digest()
         self._refused = refused
 
     def on_behalf_of(self, authorization: str | None, refused: Refused = lambda _: None) -> Self:
@@ -115,7 +117,7 @@ class RemoteService:
     async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
         topic = self._edge.default_topic if topic is None else topic
         check_topic(topic)
-        question = (self._authorization, topic)
+        question = (self._caller, topic)
         try:
             answer = await self._read(lambda core: core.get_data(topic))
         except _AWAY:
@@ -141,7 +143,7 @@ class RemoteService:
         check_topic(topic)
         check_limit(limit)
         check_wait(wait)
-        question = (self._authorization, (topic, after, limit))
+        question = (self._caller, (topic, after, limit))
         try:
             if wait:
                 with self._judged():
@@ -191,6 +193,6 @@ class RemoteService:
 
     def _refuse(self, error: Unauthenticated | PermissionDenied) -> None:
         """The caller may less than it could before, so what it was told then is not repeated."""
-        self._edge.answers.forget(self._authorization)
+        self._edge.answers.forget(self._caller)
         if isinstance(error, Unauthenticated):
             self._refused(error)

@@ -307,6 +307,15 @@ async def test_a_revoked_key_counts_as_one_failure(guarded: Core, edge: AnEdge) 
     assert isinstance(await other.service.get_data("orders"), Greeting)
 
 
+async def test_remembered_credentials_are_bounded_in_bytes(guarded: Core, edge: AnEdge) -> None:
+    """Whoever sends long ones is forgotten sooner; the latest are remembered."""
+    first = await edge.gate.admit(Shown("first"))
+    assert await edge.gate.admit(Shown("first")) is first
+    sessions = [await edge.gate.admit(Shown(f"{number:a>16000}")) for number in range(2500)]
+    assert await edge.gate.admit(Shown(f"{2499:a>16000}")) is sessions[-1]
+    assert await edge.gate.admit(Shown("first")) is not first
+
+
 @pytest.mark.parametrize("token", ["a\tb", "a\nb: c", "é", "a\x00", "=", "x" * 20_000])
 async def test_what_can_be_no_token_is_not_passed_on(guarded: Core, edge: AnEdge, token: str) -> None:
     """It could not go over each protocol as it is, and a link that breaks would be taken for a core that is away."""
