@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from core.settings import Settings
 
-#: For gRPC's answer, and over HTTP for each piece of one; under the 5 s after which the container's HEALTHCHECK gives up.
+#: For gRPC's answer, and for each piece of one over HTTP; under the 5 s that the container's HEALTHCHECK gives.
 _SECONDS = 3.0
 #: Of what an answer says, as much as fits on a line of a log.
 _MOST_TEXT = 200
@@ -33,10 +33,8 @@ def check(settings: Settings) -> int:
     """Ask the first listener that is configured; 0 and a line on stdout if ready, else 1 and a line on stderr."""
     listener = next(_listeners(settings), None)
     if listener is None:
-        return _told(
-            "not ready: no listener has a known port to be asked at"
-            + (": with --tls-cert that is the admin listener's, which is off or has port 0" if settings.tls_cert else "")
-        )
+        only = ": beside --tls-cert only the admin listener can be asked" if settings.tls_cert else ""
+        return _told(f"not ready: no listener has a port of its own to be asked at{only}")
     try:
         reason = listener.ask(listener.host, listener.port)
     except (OSError, http.client.HTTPException) as error:
