@@ -20,6 +20,7 @@ import structlog
 
 from container import Container
 from core import VERSION
+from core.errors import Unavailable
 from core.gate import PolicyGate
 from core.logs import configure_logging
 from core.policy import InvalidPolicy, read_policy
@@ -178,7 +179,7 @@ async def serve(container: Container) -> int:
             log.info("trivium is stopping", within_seconds=drain_seconds)
             watchdog = loop.call_later(drain_seconds, _give_up, f"not drained within {drain_seconds:g} s")
         watchdog.cancel()
-    except (OSError, StoreLocked, UnknownSchema, StoreBroken, apsw.Error) as error:
+    except (OSError, StoreLocked, UnknownSchema, StoreBroken, Unavailable, apsw.Error) as error:
         log.critical("trivium can't run", reason=str(error))
         return EXIT_CANNOT_RUN
     log.info("trivium has stopped")
