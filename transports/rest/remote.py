@@ -163,5 +163,6 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     """Raises `OSError` if a file can't be read or holds something else."""
     context = ssl.create_default_context(cafile=settings.core_tls_ca or None)
     if settings.core_tls_cert:
-        context.load_cert_chain(settings.core_tls_cert, settings.core_tls_key or None)
+        key = settings.core_tls_key or None
+        context.load_cert_chain(settings.core_tls_cert, key, password="")  # OpenSSL would ask the terminal for one
     return context
