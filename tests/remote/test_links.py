@@ -235,3 +235,17 @@ async def test_grpc_to_a_port_of_http_is_unreachable(core: Core) -> None:
     async with GrpcLink(f"grpc://{core.rest.address}", Settings()) as link:
         with pytest.raises(Unreachable):
             await link.on_behalf_of(None).get_data("t")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_proxy_of_the_environment_is_not_used(
+    core: Core, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """What goes to a core is for nobody in between; `http_proxy` is for the world outside."""
+    async with Proxy("127.0.0.1:1") as listening:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://{listening.address}")
+        kind: Any = GrpcLink if protocol == "grpc" else HttpLink
+        async with kind(core.address(protocol), Settings()) as link:
+            assert isinstance(await link.on_behalf_of(None).get_data("t"), Greeting)
+        assert listening.connections == 0
