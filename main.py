@@ -274,17 +274,21 @@ def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Setti
 
 
 def _tls_problems(settings: Settings) -> list[str]:
-    """What is wrong with the files of `tls_*` and `amqp_*`; they are looked at only where they are used."""
+    """What is wrong with the files of `tls_*`, `amqp_*` and `core_tls_*`; they are looked at where they are used."""
     of_doors = any((settings.tls_cert, settings.tls_key, settings.tls_client_ca))
     own = any((settings.amqp_ca, settings.amqp_cert, settings.amqp_key))
     of_broker = settings.amqp and (own or settings.amqp_url.startswith("amqps:"))
-    if (of_doors or of_broker) and not _is_installed("cryptography"):
-        return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
+    of_core = settings.core and any((settings.core_tls_ca, settings.core_tls_cert, settings.core_tls_key))
+    if (of_doors or of_broker or of_core) and not _is_installed("cryptography"):
+        setting = "tls_cert" if of_doors else "amqp_url" if of_broker else "core_tls_*"
+        return [f"{setting}: cryptography is not installed; install 'trivium[tls]'"]
     found: list[str] = []
     if of_doors:
         found += import_module("transports.tls.files").server_problems(settings)
     if of_broker:
         found += import_module("transports.amqp.tls").problems(settings)
+    if of_core:
+        found += import_module("transports.tls.files").core_problems(settings)
     return found
 
 

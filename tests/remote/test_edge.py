@@ -13,9 +13,10 @@ import pytest
 from container import Container
 from core.health import State
 from core.settings import InvalidSettings, Settings, load
-from main import running
+from main import configure, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
+from tests.pki import Pki
 from tests.remote.conftest import PROTOCOLS, Core, start_edge
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,35 @@ def test_addresses_have_a_form(core: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load({"core": core}, {})
     assert "secret" not in str(caught.value)
+
+
+def checked(**flags: str) -> str:
+    """What is told about a configuration."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    try:
+        configure(given, {})
+    except InvalidSettings as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_the_files_of_the_link_are_checked_before_the_start(pki: Pki, tmp_path: Path, scheme: str) -> None:
+    """Each problem names its setting."""
+    core = f"{scheme}://core:443,http://core:80"
+    good = {"core_tls_ca": str(pki.ca), "core_tls_cert": str(pki.certificate), "core_tls_key": str(pki.key)}
+    assert checked(core=core, **good) == ""
+    missing = str(tmp_path / "missing")
+    told = checked(core=core, core_tls_ca=missing, core_tls_cert=missing, core_tls_key=str(pki.key)).splitlines()
+    assert told == [f"core_tls_{name}: can't read the file: No such file or directory" for name in ("ca", "cert")]
+    _, key = pki.ours.client("other").write(tmp_path, "other")
+    assert "core_tls_key: does not fit" in checked(core=core, **{**good, "core_tls_key": str(key)})
+    assert "one is missing" in checked(core=core, core_tls_cert=str(pki.certificate))
+
+
+def test_files_of_a_link_without_tls_are_refused(pki: Pki) -> None:
+    """They would look as if the link were encrypted."""
+    assert "--core-tls-ca takes an address" in checked(core="grpc://core:1,http://core:2", core_tls_ca=str(pki.ca))
 
 
 @pytest.mark.parametrize(

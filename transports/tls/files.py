@@ -135,6 +135,15 @@ def server_problems(settings: Settings) -> list[str]:
     return []
 
 
+def core_problems(settings: Settings) -> list[str]:
+    """What keeps the files of `core_tls_*` from being used; both protocols read them again, and tell less of them."""
+    problems: list[str] = []
+    _attempt(problems, lambda: read_authorities("core_tls_ca", settings.core_tls_ca))
+    if settings.core_tls_cert and settings.core_tls_key:
+        _attempt(problems, lambda: read_key_pair("core_tls", settings.core_tls_cert, settings.core_tls_key))
+    return problems
+
+
 def read_key_pair(prefix: str, certificate: str, key: str) -> KeyPair:
     """The pair in the files of the settings `<prefix>_cert` and `<prefix>_key`. Raises `Unusable`."""
     of_certificate, of_key = f"{prefix}_cert", f"{prefix}_key"
