@@ -1,7 +1,7 @@
 """`MessageService` for doors whose core is in another process."""
 
 from asyncio import Future
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from hashlib import sha256
 from types import TracebackType
@@ -101,14 +101,6 @@ class RemoteService:
         refuses the caller. `refused` is called whenever the core does not take the credential.
         """
         return type(self)(self._edge, authorization, refused)
-
-    @property
-    def streams(self) -> int:
-        """Followers and waiting reads, of all callers."""
-        return self._edge.streams.open
-
-    def figures(self) -> Iterable[Figure]:
-        return self._edge.figures()
 
     def drain(self) -> None:
         """End streams and waiting reads of all callers; everything else goes on."""

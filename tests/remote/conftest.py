@@ -61,6 +61,11 @@ class AnEdge:
         self.admin = up.admin
         self.gate: Gate = container.gate()
 
+    @property
+    def streams(self) -> int:
+        """Followers and waiting reads, of all callers."""
+        return self.service._edge.streams.open
+
     async def notices(self, text: str) -> None:
         """Make calls until the check of the core says `text`; without calls it would take some seconds."""
         async with asyncio.timeout(PATIENCE_SECONDS):

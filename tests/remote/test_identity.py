@@ -349,4 +349,5 @@ async def test_an_edge_is_measured(core: Core, stack: AsyncExitStack) -> None:
     assert f'trivium_check_state{{check="core {core.address("grpc")}"}} 0.0' in told
     assert f'trivium_check_state{{check="core {core.address("rest")}"}} 1.0' in told
     assert 'trivium_bound_used{bound="streams"} 0.0' in told
+    assert 'trivium_bound_limit{bound="streams"} 5000.0' in told
     assert 'trivium_bound_used{bound="uncommitted_bytes"} 0.0' in told

@@ -83,7 +83,7 @@ async def test_following_fails_if_there_is_no_core_to_begin_with(core: Core, sta
             await anext(edge.service.follow("t"))
         assert caught.value.retry_after
         await edge.notices("0 of 2")
-    assert edge.service.streams == 0
+    assert edge.streams == 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -197,7 +197,7 @@ async def held(edge: AnEdge) -> tuple[asyncio.Task[list[Page]], asyncio.Task[Pag
         return pages
 
     tasks = asyncio.create_task(follow()), asyncio.create_task(edge.service.read_messages("t", wait=60))
-    await until(lambda: edge.service.streams == 2 and bool(pages))
+    await until(lambda: edge.streams == 2 and bool(pages))
     return tasks
 
 
@@ -217,7 +217,7 @@ async def test_draining_ends_them_cleanly(core: Core, stack: AsyncExitStack, is_
         assert (await reader).messages == ()
         with pytest.raises(Unavailable, match="ending"):
             await anext(edge.service.follow("t"))
-    assert edge.service.streams == 0
+    assert edge.streams == 0
 
 
 async def test_their_number_is_bounded(core: Core, stack: AsyncExitStack) -> None:
