@@ -37,8 +37,9 @@ _Proof: TypeAlias = tuple[bytes, str]
 class ForwardingGate:
     """Passes tokens on, and lets in who has none only with `--auth none`: such callers act as the edge itself.
 
-    A token counts until the core refuses it; that ends its streams. Rates, and the bound of failed authentications, are
-    those of the caller's address: the core sees that of the edge.
+    A token counts until the core refuses it; that ends the streams of its session. Those of an earlier session, which
+    was forgotten because so many came later, end when the core ends them. Rates, and the bound of failed
+    authentications, are those of the caller's address: the core sees that of the edge.
     """
 
     def __init__(

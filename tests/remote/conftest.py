@@ -9,9 +9,10 @@ import pytest
 
 from container import Container
 from core.errors import TriviumError
-from core.gate import Gate, OpenGate
+from core.gate import Gate, OpenGate, PolicyGate
 from core.health import Health
 from core.keys import KeyRing
+from core.policy import Policy
 from core.ports import MessageService
 from core.remote.service import RemoteService
 from core.settings import MEMORY, Settings
@@ -32,8 +33,14 @@ class Core:
     def __init__(self, up: Running, container: Container, grpc: Proxy, rest: Proxy) -> None:
         self.service: MessageService = up.service
         self.keys: KeyRing = container.keys()
+        self._gate: Gate = container.gate()
         self.grpc = grpc
         self.rest = rest
+
+    def reload(self, policy: Policy) -> None:
+        """Take another policy, as with SIGHUP."""
+        assert isinstance(self._gate, PolicyGate)
+        self._gate.reload(policy)
 
     def proxy(self, protocol: str) -> Proxy:
         return self.grpc if protocol == "grpc" else self.rest

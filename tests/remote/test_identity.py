@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from container import Container
-from core.errors import Overloaded, PermissionDenied, Unauthenticated
+from core.errors import Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from core.keys import KeyRing
 from core.messages import Greeting, new_message
+from core.policy import read_policy
 from core.settings import Settings
 from main import running
 from proto.trivium.v1 import keys_pb2
@@ -242,6 +243,36 @@ async def test_callers_without_a_credential_may_act_as_the_edge(
     assert await caller.read("nonsense") == "unauthenticated"
     bare = await at_door(door, await start_edge(stack, guarded.address(link)), stack)
     assert await bare.read(None) == "unauthenticated"
+
+
+async def test_one_denied_question_leaves_the_other_answers(guarded: Core, stack: AsyncExitStack, link: str) -> None:
+    """Callers without a credential share theirs: what one of them may not ask is no reason to forget the rest."""
+    edge = await start_edge(stack, guarded.address(link), core_api_key=await key_of(guarded.keys, "reader"))
+    caller = await at_door("rest", edge, stack)
+    assert await caller.read(None) == OK
+    assert await caller.read(None, "stock") == "permission_denied"
+    assert await caller.publish(None) == "permission_denied"
+    await guarded.proxy(link).close()
+    await edge.notices("0 of 1")
+    assert await caller.read(None) == STALE
+    assert await caller.read(None, "stock") == "unavailable"
+
+
+async def test_an_answer_that_is_denied_by_now_is_not_repeated(
+    guarded: Core, stack: AsyncExitStack, link: str, tmp_path: Path
+) -> None:
+    """A grant that was withdrawn counts for the edge once the core has said so."""
+    edge = await start_edge(stack, guarded.address(link))
+    service = (await edge.gate.admit(Shown(await key_of(guarded.keys, "reader")))).service
+    await service.get_data("orders")
+    (tmp_path / "policy.toml").write_text("[principals.reader]")
+    guarded.reload(read_policy(tmp_path / "policy.toml"))
+    with pytest.raises(PermissionDenied):
+        await service.get_data("orders")
+    await guarded.proxy(link).close()
+    await edge.notices("0 of 1")
+    with pytest.raises(Unavailable):
+        await service.get_data("orders")
 
 
 @pytest.mark.parametrize("door", PROTOCOLS)

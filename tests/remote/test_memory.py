@@ -60,10 +60,10 @@ async def test_what_a_caller_was_told_can_be_forgotten() -> None:
     answers.keep((b"anna", "data"), STORED)
     answers.keep((b"anna", "page"), Page((STORED,), 1))
     answers.keep((b"ben", "data"), STORED)
-    answers.forget(b"anna")
-    answers.forget(b"nobody")
+    answers.forget_all(b"anna")
+    answers.forget_all(b"nobody")
     assert answers.data((b"anna", "data")) is None
     assert answers.page((b"anna", "page")) is None
     assert answers.data((b"ben", "data")) is not None
-    answers.forget(b"ben")
+    answers.forget_all(b"ben")
     assert answers.bytes == 0
