@@ -63,13 +63,17 @@ class Attempts:
         last: Failure | None = None
         rounds = 0
         while True:
-            asked = False
+            asked: list[Address] = []
             for address in self._addresses.usable():
+                if address in asked:
+                    continue
                 if asked and not self.budget.spend():
                     raise for_callers(last)
-                asked = True
-                attempt = self._hedged if hedge and last is None and self._hedge_seconds else self.attempt
-                answer = attempt(address, question, authorization, until=until, waits_until=waits_until)
+                asked.append(address)
+                if hedge and last is None and self._hedge_seconds:
+                    answer = self._hedged(asked, question, authorization, until=until)
+                else:
+                    answer = self.attempt(address, question, authorization, until=until, waits_until=waits_until)
                 try:
                     return await (_unless_left(address, answer) if waits_until else answer)
                 except _PASSING as error:
@@ -82,7 +86,13 @@ class Attempts:
             await self._rest(rounds, last, until)
 
     async def attempt(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits_until: float
+        self,
+        address: Address,
+        question: Question[T],
+        authorization: str | None,
+        *,
+        until: float,
+        waits_until: float = 0,
     ) -> T:
         """Ask once, and tell the breaker. Raises what the core answered, `Unreachable`, or `DeadlineExceeded`."""
         clock = asyncio.get_running_loop().time
@@ -106,20 +116,22 @@ class Attempts:
         return answer
 
     async def _hedged(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits_until: float
+        self, asked: list[Address], question: Question[T], authorization: str | None, *, until: float
     ) -> T:
-        """Ask, and the next address too if the answer takes long; the first answer counts."""
+        """Ask the last of `asked`, and if the answer takes long another address, which joins it; the first counts."""
 
-        def begin(address: Address) -> asyncio.Task[T]:
-            attempt = self.attempt(address, question, authorization, until=until, waits_until=waits_until)
-            return asyncio.create_task(attempt, name="hedged read")
+        def begin() -> asyncio.Task[T]:
+            return asyncio.create_task(
+                self.attempt(asked[-1], question, authorization, until=until), name="hedged read"
+            )
 
-        tasks = [begin(address)]
+        tasks = [begin()]
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._hedge_seconds)
-            other = next((one for one in self._addresses.usable() if one is not address), None)
+            other = next((one for one in self._addresses.usable() if one not in asked), None)
             if not done and other is not None and self.budget.spend():
-                tasks.append(begin(other))
+                asked.append(other)
+                tasks.append(begin())
             return await _first_answer(tasks)
         finally:
             for task in tasks:
@@ -145,13 +157,14 @@ async def _unless_left(address: Address, answer: Awaitable[T]) -> T:
 
 
 async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:
-    last: Failure | None = None
+    """Raises what the last of them raised, if none has an answer."""
+    last: Failure = Unreachable("nobody was asked")
     for finished in asyncio.as_completed(tasks):
         try:
             return await finished
         except _PASSING as error:
             last = error
-    raise for_callers(last)
+    raise last
 
 
 def for_callers(error: Failure | None) -> TriviumError:

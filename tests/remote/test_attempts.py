@@ -12,7 +12,7 @@ from core import deadlines
 from core.errors import Overloaded, TriviumError, Unavailable
 from core.messages import Greeting, Message, Published, StoredMessage, new_message
 from core.ports import MessageService
-from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge
+from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge, until
 
 
 class Moody:
@@ -20,14 +20,19 @@ class Moody:
 
     def __init__(self, service: MessageService, *errors: TriviumError) -> None:
         self.asked: list[float] = []
+        self.go = asyncio.Event()
+        self.go.set()
         self._service = service
         self._errors = list(errors)
 
     async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
+        self.asked.append(asyncio.get_running_loop().time())
+        await self.go.wait()
         self._refuse()
         return await self._service.get_data(topic)
 
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
+        self.asked.append(asyncio.get_running_loop().time())
         self._refuse()
         return self._service.publish(topic, messages)
 
@@ -36,7 +41,6 @@ class Moody:
         self._errors = list(errors)
 
     def _refuse(self) -> None:
-        self.asked.append(asyncio.get_running_loop().time())
         if self._errors:
             raise self._errors.pop(0)
 
@@ -96,6 +100,24 @@ async def test_who_asks_for_too_much_spends_nobody_elses_retries(core: Core, sta
             await edge.service.get_data("t")
     moody.refuse_with(Unavailable("not now", retry_after=0.0))
     assert isinstance(await edge.service.get_data("t"), Greeting)
+
+
+async def test_a_hedged_read_asks_each_address_once(core: Core, stack: AsyncExitStack) -> None:
+    """When both have failed the next attempt is a retry: after a pause, at the preferred one."""
+    slow, quick = Moody(core.service), Moody(core.service)
+    slow.go.clear()
+    refusal = Unavailable("not now", retry_after=None)
+    slow.refuse_with(refusal)
+    quick.refuse_with(refusal)
+    addresses = f"{await door_of(slow, 'grpc', stack)},{await door_of(quick, 'rest', stack)}"
+    edge = await start_edge(stack, addresses, core_hedge_seconds=0.01)
+    budget = edge.service._edge.attempts.budget
+    reading = asyncio.create_task(edge.service.get_data("t"))
+    await until(lambda: len(quick.asked) == 1)
+    slow.go.set()
+    assert isinstance(await reading, Greeting)
+    assert (len(slow.asked), len(quick.asked)) == (2, 1)
+    assert budget._left == pytest.approx(8.0)  # of ten: one for the hedge, one for the retry
 
 
 @pytest.fixture
