@@ -2,8 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from core import deadlines
 from core.closing import Closing
@@ -17,6 +19,21 @@ from core.remote.retries import pause
 
 #: A stream that was lost comes back within so many seconds for each that is open: a crowd spreads out.
 _SPREAD_SECONDS = 0.002
+_Lost: TypeAlias = Unreachable | Unavailable | Overloaded
+#: After these a stream goes on elsewhere.
+_LOST = (Unreachable, Unavailable, Overloaded)
+
+
+class _Opened(NamedTuple):
+    """A stream at an address; the first page was taken from `pages`."""
+
+    address: Address
+    pages: AsyncGenerator[Page]
+    first: Page
+
+
+#: Opens the stream at an address, after a cursor.
+_At: TypeAlias = Callable[[Address, int | None], Awaitable[_Opened]]
 
 
 class Streams:
@@ -40,35 +57,25 @@ class Streams:
         """As `MessageService.follow`. It fails if there is no core to begin with; later it waits for one."""
         with self._place():
             self._attempts.budget.earn()
-            cursor, begun, failures = after, False, 0
-            lost: Address | None = None
-            while not self._draining.begun:
-                address = self._addresses.after(lost)
-                if address is None:
-                    if not begun:
-                        raise for_callers(None)
-                    await self._some_address()
-                    continue
-                lost = address
-                try:
-                    async with aclosing(address.link.on_behalf_of(authorization).follow(topic, cursor)) as pages:
-                        page = await self._first(address, pages)
+            at = partial(self._open, topic, authorization)
+            begun, failures, cursor = False, 0, 0
+            opened: _Opened | None = await self._begin(at, after)
+            while opened is not None:
+                address, pages = opened.address, opened.pages
+                page: Page | None = opened.first
+                error: _Lost | None = None  # with none that core is stopping
+                async with aclosing(pages):
+                    try:
                         while page is not None:
                             if page.messages or not begun:
                                 yield page
-                            cursor, begun = page.next, True
+                            begun, cursor = True, page.next
                             failures = 0 if page.messages else failures
                             page = await self._next(address, pages)
-                    retry_after = 0.0  # that core is stopping
-                except (Unreachable, Unavailable, Overloaded) as error:
-                    if not begun and (failures + 1 >= len(self._addresses.all) or not self._attempts.budget.spend()):
-                        raise for_callers(error) from error
-                    retry_after = (error.retry_after or 0.0) if isinstance(error, Overloaded) else 0.0
+                    except _LOST as lost:
+                        error = lost
                 failures += 1
-                if begun:
-                    await self._rest(failures, retry_after)
-            if not begun:
-                raise Unavailable("the service is ending")
+                opened = await self._resume(at, cursor, address, failures, error)
 
     async def wait_for_page(
         self, topic: str, *, after: int, limit: int | None, wait: float, authorization: str | None
@@ -96,17 +103,50 @@ class Streams:
                 await self._some_address(until)
             return Page((), after)
 
-    async def _first(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
-        """The first page of a stream, which comes at once, or its address is no good."""
-        patience = asyncio.get_running_loop().time() + self._addresses.patience
+    async def _begin(self, at: _At, after: int | None) -> _Opened:
+        """First contact, at one address after another while there is budget; raises what callers are told."""
+        address, failures = self._addresses.after(None), 0
+        while address is not None and not self._draining.begun:
+            try:
+                return await at(address, after)
+            except _LOST as error:
+                failures += 1
+                is_last = failures >= len(self._addresses.all) or not self._attempts.budget.spend()
+                if is_last and not self._draining.begun:
+                    raise for_callers(error) from error
+            address = self._addresses.after(address)
+        raise Unavailable("the service is ending") if self._draining.begun else for_callers(None)
+
+    async def _resume(self, at: _At, cursor: int, lost: Address, failures: int, error: _Lost | None) -> _Opened | None:
+        """Go on after `lost` at the next address that answers, after a pause, whenever that is; None at the end."""
+        while True:
+            await self._rest(failures, (error.retry_after or 0.0) if isinstance(error, Overloaded) else 0.0)
+            while (address := self._addresses.after(lost)) is None and not self._draining.begun:
+                await self._some_address()
+            if address is None or self._draining.begun:
+                return None
+            try:
+                return await at(address, cursor)
+            except _LOST as again:
+                lost, failures, error = address, failures + 1, again
+
+    async def _open(self, topic: str, authorization: str | None, address: Address, cursor: int | None) -> _Opened:
+        """A stream at `address` and its first page, which comes at once, or the address is no good."""
+        pages = address.link.on_behalf_of(authorization).follow(topic, cursor)
         try:
-            async with deadlines.until(patience):
+            async with deadlines.until(asyncio.get_running_loop().time() + self._addresses.patience):
                 page = await self._next(address, pages)
+            if page is None:
+                raise Unavailable("the stream ended before it had begun")
         except DeadlineExceeded as error:
+            await pages.aclose()
             address.breaker.failure("no answer in time")
             raise Unreachable("no answer in time") from error
+        except BaseException:
+            await pages.aclose()
+            raise
         address.breaker.success()
-        return page
+        return _Opened(address, pages, page)
 
     async def _next(self, address: Address, pages: AsyncGenerator[Page]) -> Page | None:
         """The next page, None at the end. A lost address is told to its breaker, and one that others lost is left."""

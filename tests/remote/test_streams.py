@@ -220,6 +220,28 @@ async def test_draining_ends_them_cleanly(core: Core, stack: AsyncExitStack, is_
     assert edge.streams == 0
 
 
+class Empty:
+    """A service whose streams end before their first page."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
+        self.asked += 1
+        return
+        yield
+
+
+async def test_a_stream_that_ends_before_it_began_is_no_beginning(stack: AsyncExitStack) -> None:
+    """The caller is told; the address is not asked again and again."""
+    empty = Empty()
+    edge = await start_edge(stack, await door_of(empty, "grpc", stack))
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await anext(edge.service.follow("t"))
+    assert empty.asked == 1
+
+
 async def test_their_number_is_bounded(core: Core, stack: AsyncExitStack) -> None:
     """Past the bound a caller is told when to come back."""
     edge = await start_edge(stack, core.addresses, max_streams=2)
