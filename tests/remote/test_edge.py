@@ -5,19 +5,22 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import httpx2
 import pytest
 
 from container import Container
-from core.health import State
+from core.health import Health, State
+from core.remote.addresses import Addresses
 from core.settings import InvalidSettings, Settings, load
 from main import configure, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.pki import Pki
-from tests.remote.conftest import PROTOCOLS, Core, start_edge
+from tests.remote.conftest import PROTOCOLS, Core, start_edge, until
+from transports.grpc.remote import GrpcLink
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +44,27 @@ async def test_an_edge_starts_without_its_core_and_recovers(core: Core, stack: A
     assert edge.health.checks["core"].state is State.DEGRADED
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/api/data")).json()["offset"] == 0
+
+
+async def test_an_edge_that_is_stopped_while_it_starts_leaves_nothing_behind(core: Core) -> None:
+    """It may be waiting for an address that does not even refuse."""
+    core.grpc.freeze()
+    settings = Settings(core=core.address("grpc"), rest_port=0, grpc_port=0, admin_port=0, amqp=False)
+    closed: list[str] = []
+
+    class Told(GrpcLink):
+        async def __aexit__(self, *error: Any) -> None:
+            closed.append("link")
+            await super().__aexit__(*error)
+
+    addresses = Addresses({"core": Told(settings.core, settings)}, Health(), patience=60)
+    starting = asyncio.create_task(addresses.__aenter__())
+    await until(lambda: bool(core.grpc.connections))
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert closed == ["link"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")]
 
 
 async def test_a_quiet_edge_notices_that_its_core_has_gone(core: Core, stack: AsyncExitStack) -> None:
