@@ -72,6 +72,8 @@ class ServerFiles(Struct, frozen=True):
 
     def read(self) -> ServerTls:
         """Raises `Unusable`, with all problems."""
+        if not self.key:
+            raise Unusable(["tls_key: is missing beside tls_cert"])
         problems: list[str] = []
         pair = _attempt(problems, lambda: read_key_pair("tls", self.certificate, self.key))
         client_ca = _attempt(problems, lambda: read_authorities("tls_client_ca", self.client_ca))
@@ -126,8 +128,6 @@ def server_problems(settings: Settings) -> list[str]:
     if not settings.tls_cert:
         given = [name for name in ("tls_key", "tls_client_ca") if getattr(settings, name)]
         return [f"{name}: takes tls_cert too" for name in given]
-    if not settings.tls_key:
-        return ["tls_key: is missing beside tls_cert"]
     try:
         ServerFiles.of(settings).read()
     except Unusable as error:
