@@ -66,10 +66,9 @@ class ForwardingGate:
         digest = b"" if token is None else sha256(token.encode()).digest()
         place = network(credentials.address) if self._bounded else ""
         proof = digest, place
-        session, size = self._sessions.get(proof, (None, 0))
+        session, _ = self._sessions.get(proof, (None, 0))
         if session is None or not session.alive:
             session = self._open(token, place or network(credentials.address))
-            self._bytes -= size
             self._remember(proof, session, _SESSION_BYTES + len(token or ""))
         return session
 
@@ -107,7 +106,8 @@ class ForwardingGate:
 
     def _remember(self, proof: _Proof, session: Session, size: int) -> None:
         """Keep a session, and with it its token, at the cost of those that came first where they are too large."""
-        self._bytes += size
+        _, before = self._sessions.get(proof, (None, 0))
+        self._bytes += size - before
         self._sessions[proof] = session, size
         while self._bytes > _MOST_BYTES:
             self._bytes -= self._sessions.pop(next(iter(self._sessions)))[1]
