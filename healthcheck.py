@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from core.settings import Settings
 
-#: Of the whole answer; under the 5 s that the container's HEALTHCHECK gives.
+#: For gRPC's answer, and for each piece of one over HTTP; under the 5 s that the container's HEALTHCHECK gives.
 _SECONDS = 3.0
 #: Of what an answer says, as much as fits on a line of a log.
 _MOST_TEXT = 200
@@ -33,7 +33,8 @@ def check(settings: Settings) -> int:
     """Ask the first listener that is configured; 0 and a line on stdout if ready, else 1 and a line on stderr."""
     listener = next(_listeners(settings), None)
     if listener is None:
-        return _told("not ready: no listener has a port of its own to be asked at")
+        only = ": beside --tls-cert only the admin listener can be asked" if settings.tls_cert else ""
+        return _told(f"not ready: no listener has a port of its own to be asked at{only}")
     try:
         reason = listener.ask(listener.host, listener.port)
     except (OSError, http.client.HTTPException) as error:
@@ -50,9 +51,14 @@ def _told(reason: str) -> int:
 
 
 def _listeners(settings: Settings) -> Iterator[Listener]:
-    """Those at a known port; first the one that is made to be asked, and tells of all doors."""
+    """Those at a known port; first the one that is made to be asked, and tells of all doors.
+
+    Doors with TLS are left out: their certificate is not for loopback, and they may want one of the client.
+    """
     if settings.admin and settings.admin_port:
         yield Listener(_reachable(settings.admin_host), settings.admin_port, partial(_ask_http, query="?verbose"))
+    if settings.tls_cert:
+        return
     if settings.rest and settings.rest_port:
         yield Listener(_reachable(settings.rest_host), settings.rest_port, _ask_http)
     if settings.grpc and settings.grpc_port:

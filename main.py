@@ -20,6 +20,7 @@ import structlog
 
 from container import Container
 from core import VERSION
+from core.errors import Unavailable
 from core.gate import PolicyGate
 from core.logs import configure_logging
 from core.policy import InvalidPolicy, read_policy
@@ -178,7 +179,7 @@ async def serve(container: Container) -> int:
             log.info("trivium is stopping", within_seconds=drain_seconds)
             watchdog = loop.call_later(drain_seconds, _give_up, f"not drained within {drain_seconds:g} s")
         watchdog.cancel()
-    except (OSError, StoreLocked, UnknownSchema, StoreBroken, apsw.Error) as error:
+    except (OSError, StoreLocked, UnknownSchema, StoreBroken, Unavailable, apsw.Error) as error:
         log.critical("trivium can't run", reason=str(error))
         return EXIT_CANNOT_RUN
     log.info("trivium has stopped")
@@ -273,17 +274,21 @@ def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Setti
 
 
 def _tls_problems(settings: Settings) -> list[str]:
-    """What is wrong with the files of `tls_*` and `amqp_*`; they are looked at only where they are used."""
+    """What is wrong with the files of `tls_*`, `amqp_*` and `core_tls_*`; they are looked at where they are used."""
     of_doors = any((settings.tls_cert, settings.tls_key, settings.tls_client_ca))
     own = any((settings.amqp_ca, settings.amqp_cert, settings.amqp_key))
     of_broker = settings.amqp and (own or settings.amqp_url.startswith("amqps:"))
-    if (of_doors or of_broker) and not _is_installed("cryptography"):
-        return [f"{'tls_cert' if of_doors else 'amqp_url'}: cryptography is not installed; install 'trivium[tls]'"]
+    of_core = settings.core and any((settings.core_tls_ca, settings.core_tls_cert, settings.core_tls_key))
+    if (of_doors or of_broker or of_core) and not _is_installed("cryptography"):
+        setting = "tls_cert" if of_doors else "amqp_url" if of_broker else "core_tls_*"
+        return [f"{setting}: cryptography is not installed; install 'trivium[tls]'"]
     found: list[str] = []
     if of_doors:
         found += import_module("transports.tls.files").server_problems(settings)
     if of_broker:
         found += import_module("transports.amqp.tls").problems(settings)
+    if of_core:
+        found += import_module("transports.tls.files").core_problems(settings)
     return found
 
 

@@ -106,3 +106,8 @@ class DeadlineExceeded(TriviumError):
 class Internal(TriviumError):
     code = "internal"
     title = "Internal error"
+
+
+def of_code(code: str) -> type[TriviumError] | None:
+    """The error that another Trivium told; None for a code that only a newer one has."""
+    return next((kind for kind in TriviumError.__subclasses__() if kind.code == code), None)

@@ -12,6 +12,7 @@ import structlog
 
 from core.administration import GuardedKeys, KeyAdministration, KeyService
 from core.allowance import Allowance, Rates
+from core.closing import Closing
 from core.errors import PermissionDenied, Unauthenticated
 from core.guard import GuardedService
 from core.keys import PREFIX, KeyRing
@@ -77,7 +78,7 @@ class Session:
         self._no_keys = no_keys
         self._now = now
         self._ended: str | None = None
-        self._running: set[asyncio.Timeout] = set()
+        self._closing = Closing()
 
     @property
     def keys(self) -> KeyService:
@@ -99,9 +100,7 @@ class Session:
     def end(self, reason: str) -> None:
         """Nothing more under this session, and an end to what runs."""
         self._ended = reason
-        for running in self._running:
-            if not running.expired():  # it may be on its way out already
-                running.reschedule(0)
+        self._closing.begin()
 
     @asynccontextmanager
     async def lifetime(self) -> AsyncIterator[None]:
@@ -112,11 +111,8 @@ class Session:
         running = asyncio.timeout(None if expires is None else seconds)
         try:
             async with running:
-                self._running.add(running)
-                try:
+                with self._closing.ends(running):
                     yield
-                finally:
-                    self._running.discard(running)
         except TimeoutError as error:
             if not running.expired():
                 raise

@@ -1,16 +1,19 @@
 """What the issuer of access tokens publishes: where its keys are, and the keys."""
 
 import asyncio
+import io
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import (
+    AbstractHTTPHandler,
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
     HTTPHandler,
@@ -29,7 +32,7 @@ from core.settings import Settings, is_trustworthy
 
 #: The key set of an issuer with many keys and certificates is some tens of KiB.
 MAX_BYTES = 256 * 1024
-#: For connecting, for each piece of an answer, and for a whole answer.
+#: For connecting, and for a whole answer, its headers included.
 _SECONDS = 5.0
 #: For everything: two places of the discovery document, and the keys.
 _ALL_SECONDS = 3 * _SECONDS
@@ -116,7 +119,6 @@ def _download(url: str) -> bytes:
     """What is at `url`. Redirects are not followed: an https URL stays one."""
     headers = {"Accept": "application/json", "User-Agent": f"trivium/{VERSION}"}
     request = Request(url, headers=headers)  # noqa: S310 - callers have asked is_trustworthy
-    until = time.monotonic() + _SECONDS
     body = bytearray()
     try:
         with _opener().open(request, timeout=_SECONDS) as answer:
@@ -124,8 +126,6 @@ def _download(url: str) -> bytes:
                 body += piece
                 if len(body) > MAX_BYTES:
                     raise IssuerAway(f"{url} has more than {MAX_BYTES} bytes")
-                if time.monotonic() > until:
-                    raise IssuerAway(f"{url} did not arrive within {_SECONDS:g} s")
     except HTTPError as error:
         error.close()
         error.msg = url
@@ -138,13 +138,64 @@ def _opener() -> OpenerDirector:
     opener = OpenerDirector()
     for handler in (
         ProxyHandler({scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}),
-        HTTPHandler(),
-        HTTPSHandler(context=ssl.create_default_context()),
+        _Http(),
+        _Https(context=ssl.create_default_context()),
         HTTPErrorProcessor(),
         HTTPDefaultErrorHandler(),
     ):
         opener.add_handler(handler)
     return opener
+
+
+class _UntilThen(io.RawIOBase):
+    """What a connection receives before a time is over. A socket's own timeout begins again with every byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = connection.makefile("rb", buffering=0)
+        self._until = time.monotonic() + _SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        try:
+            self._connection.settimeout(max(left, 0.001))
+            return self._received.readinto(buffer)
+        except TimeoutError as error:
+            raise TimeoutError(f"the answer did not arrive within {_SECONDS:g} s") from error
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_UntilThen(sock))
+
+
+class _InTime(AbstractHTTPHandler):
+    def do_open(self, http_class: Any, *arguments: Any, **options: Any) -> HTTPResponse:
+        """Whatever the connection, its answers are punctual."""
+
+        def connection(*where: Any, **how: Any) -> Any:
+            made = http_class(*where, **how)
+            made.response_class = _Answer
+            return made
+
+        return super().do_open(connection, *arguments, **options)
+
+
+class _Http(_InTime, HTTPHandler):
+    """http, for loopback."""
+
+
+class _Https(_InTime, HTTPSHandler):
+    """https."""
 
 
 def _read(file: Path) -> bytes:

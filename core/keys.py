@@ -7,11 +7,11 @@ import secrets
 import string
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import structlog
 from msgspec import Struct, structs
@@ -79,6 +79,7 @@ class KeyRing:
         self._now = now
         self._keys: dict[str, ApiKey] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Load the keys, and write down now and then when they were used."""
@@ -90,7 +91,7 @@ class KeyRing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._flushing.cancel()
-        await asyncio.wait({self._flushing})
+        await asyncio.wait({self._flushing, *self._writing})
         await self._try_to_flush()
 
     async def wait(self) -> None:
@@ -140,12 +141,7 @@ class KeyRing:
         expires = None if days is None else _at(self._now() + days * 86_400)
         key = ApiKey(id=id_, principal=principal, digest=sha256(text.encode()).digest(), created=now, expires=expires)
         self._keys[id_] = key  # before the wait, so that two at once can't make a third
-        try:
-            await self._store.save(key)
-        except BaseException:
-            del self._keys[id_]
-            raise
-        log.info("an API key was made", key=id_, principal=principal)
+        await self._whatever_comes(self._add(key))
         return key, text
 
     async def revoke(self, id: str) -> ApiKey:
@@ -162,7 +158,7 @@ class KeyRing:
             for listener in self._listeners:
                 listener(f"key:{id}")
             log.info("an API key was revoked", key=id, principal=key.principal)
-        await self._store.save(key)
+        await self._whatever_comes(self._store.save(key))
         return self._with_last_use(key)
 
     def list(self) -> list[ApiKey]:
@@ -178,6 +174,26 @@ class KeyRing:
         for id_, when in times.items():
             self._keys[id_] = structs.replace(self._keys[id_], last_used=when)
         await self._store.save_last_used(times)
+
+    async def _add(self, key: ApiKey) -> None:
+        try:
+            await self._store.save(key)
+        except Exception:
+            del self._keys[key.id]
+            raise
+        log.info("an API key was made", key=key.id, principal=key.principal)
+
+    async def _whatever_comes(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write to the end, also if the caller leaves meanwhile: the file must have what this process believes."""
+        task = asyncio.create_task(writing, name="key-writing")
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # its caller may have left
+            log.error("a change of the API keys was not written down", reason=str(error))
 
     def _with_last_use(self, key: ApiKey) -> ApiKey:
         used = self.last_used.get(key.id)

@@ -224,7 +224,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         SecondsOrOff, _help("Ask the next address too if a read takes longer; 0: never, since it adds load.")
     ] = 0.0
     core_api_key: Annotated[str, _help("API key for calls of callers that bring no credential.")] = ""
-    core_tls_ca: Annotated[str, _help("PEM file of who vouches for the core; the system's if empty.")] = ""
+    core_tls_ca: Annotated[
+        str, _help("PEM file of who vouches for the core; else the system's (https) or gRPC's own (grpcs).")
+    ] = ""
     core_tls_cert: Annotated[str, _help("PEM file of the certificate shown to the core, for mutual TLS.")] = ""
     core_tls_key: Annotated[str, _help("PEM file of the key of that certificate.")] = ""
 
@@ -283,6 +285,14 @@ def _edge_problems(settings: Settings) -> list[str]:
     ]
     if settings.auth == "required" and settings.core_api_key:
         problems.append("--core-api-key is for callers without a credential, whom --auth required turns away")
+    if not any(address.startswith(("grpcs:", "https:")) for address in settings.core.split(",")):
+        problems += [
+            f"--{name.replace('_', '-')} takes an address of --core that begins with grpcs:// or https://"
+            for name in ("core_tls_ca", "core_tls_cert", "core_tls_key")
+            if getattr(settings, name)
+        ]
+    if bool(settings.core_tls_cert) != bool(settings.core_tls_key):
+        problems.append("--core-tls-cert and --core-tls-key: one is missing beside the other")
     return problems
 
 

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
+from core.closing import Closing
 from core.health import Health, State
 from core.remote.breaker import Breaker
 from core.remote.links import Link, Unreachable
@@ -26,8 +27,8 @@ class Address:
         self.name = name
         self.link = link
         self.judged = asyncio.Event()
-        #: What waits there for something that may never come.
-        self.waits: set[asyncio.Timeout] = set()
+        #: Begins for what waits there, perhaps for ever, when another address does answer.
+        self.leaving = Closing()
         self._clock = asyncio.get_running_loop().time
         self._opened = asyncio.Event()
         self._tell = changed
@@ -35,9 +36,8 @@ class Address:
 
     def leave(self) -> None:
         """End what waits there: another address does answer."""
-        for scope in self.waits:
-            if not scope.expired():
-                scope.reschedule(0)
+        leaving, self.leaving = self.leaving, Closing()  # another for who comes back
+        leaving.begin()
 
     async def watch(self, patience: float) -> None:
         """Probe it while it is open or quiet; each probe has `patience` seconds.
@@ -106,30 +106,19 @@ class Addresses:
         async with AsyncExitStack() as stack:
             for link in self._links.values():
                 await stack.enter_async_context(link)
+            self.all = [Address(name, link, self._tell) for name, link in self._links.items()]
+            self._watches = [
+                asyncio.create_task(address.watch(self.patience), name=f"watch {address.name}") for address in self.all
+            ]
+            stack.push_async_callback(self._stop_watching)
+            await self._judge()
             self._stack = stack.pop_all()
-        self.all = [Address(name, link, self._tell) for name, link in self._links.items()]
-        self._watches = [
-            asyncio.create_task(address.watch(self.patience), name=f"watch {address.name}") for address in self.all
-        ]
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                for address in self.all:
-                    await address.judged.wait()
-                    if address.breaker.closed:
-                        break
-        except TimeoutError:
-            for address in self.all:
-                if not address.judged.is_set():
-                    address.breaker.open("no answer yet")
         self._tell()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.wait(self._watches)
         await self._stack.aclose()
 
     async def wait(self) -> None:
@@ -153,6 +142,24 @@ class Addresses:
         while not any(address.breaker.closed for address in self.all):
             self._closed.clear()
             await self._closed.wait()
+
+    async def _judge(self) -> None:
+        """Give the addresses time to answer for the first time."""
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                for address in self.all:
+                    await address.judged.wait()
+                    if address.breaker.closed:
+                        break
+        except TimeoutError:
+            for address in self.all:
+                if not address.judged.is_set():
+                    address.breaker.open("no answer yet")
+
+    async def _stop_watching(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.wait(self._watches)
 
     def _tell(self) -> None:
         """What is known, as checks of the service."""

@@ -26,8 +26,9 @@ _EARLY_SECONDS = 0.1
 
 
 class Attempts:
-    """Calls for everybody: one budget of retries, shared with hedged reads.
+    """Calls for everybody: one budget of retries, shared with hedged reads, and one where the core is overloaded.
 
+    The latter is apart because a caller may be `overloaded` alone, past its own rate: others need their retries.
     A call goes to the first address whose breaker is closed, and on to the next while there is budget and time.
     Everything asked here may be asked twice: reads, and publishes of messages that have their ids.
     """
@@ -35,6 +36,7 @@ class Attempts:
     def __init__(self, addresses: Addresses, *, seconds: float, hedge_seconds: float) -> None:
         """A call has `seconds` where nobody said how long; it is hedged after `hedge_seconds` unless that is 0."""
         self.budget = RetryBudget()
+        self._budget_of_overload = RetryBudget()
         self._addresses = addresses
         self._seconds = seconds
         self._hedge_seconds = hedge_seconds
@@ -44,36 +46,57 @@ class Attempts:
         return deadlines.deadline() or asyncio.get_running_loop().time() + self._seconds
 
     async def ask(
-        self, question: Question[T], authorization: str | None, *, until: float, waits: float = 0, hedge: bool = False
+        self,
+        question: Question[T],
+        authorization: str | None,
+        *,
+        until: float,
+        waits_until: float = 0,
+        hedge: bool = False,
     ) -> T:
-        """The core's answer, of which `waits` seconds are spent waiting there; what it raised, or `Unavailable`.
+        """The core's answer, which it may wait with until `waits_until`; what it raised, or `Unavailable`.
 
         With `hedge` a slow first attempt is not waited for alone, if that is configured.
         """
         self.budget.earn()
-        failures = rounds = 0
+        self._budget_of_overload.earn()
+        last: Failure | None = None
+        rounds = 0
         while True:
-            last: Failure | None = None
+            asked: list[Address] = []
             for address in self._addresses.usable():
-                if failures and not self.budget.spend():
+                if address in asked:
+                    continue
+                if asked and not self.budget.spend():
                     raise for_callers(last)
-                attempt = self._hedged if hedge and not failures and self._hedge_seconds else self.attempt
+                asked.append(address)
+                if hedge and last is None and self._hedge_seconds:
+                    answer = self._hedged(asked, question, authorization, until=until)
+                else:
+                    answer = self.attempt(address, question, authorization, until=until, waits_until=waits_until)
                 try:
-                    return await attempt(address, question, authorization, until=until, waits=waits)
+                    return await (_unless_left(address, answer) if waits_until else answer)
                 except _PASSING as error:
-                    failures += 1
                     last = error
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
                         break
+            if last is None or not asked:
+                raise for_callers(last)
             rounds += 1
             await self._rest(rounds, last, until)
 
     async def attempt(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float = 0
+        self,
+        address: Address,
+        question: Question[T],
+        authorization: str | None,
+        *,
+        until: float,
+        waits_until: float = 0,
     ) -> T:
         """Ask once, and tell the breaker. Raises what the core answered, `Unreachable`, or `DeadlineExceeded`."""
         clock = asyncio.get_running_loop().time
-        patience = clock() + self._addresses.patience + waits
+        patience = max(clock(), waits_until) + self._addresses.patience
         is_in_a_hurry = min(until, deadlines.deadline() or until) < patience
         try:
             async with deadlines.until(min(until, patience)):
@@ -93,20 +116,22 @@ class Attempts:
         return answer
 
     async def _hedged(
-        self, address: Address, question: Question[T], authorization: str | None, *, until: float, waits: float
+        self, asked: list[Address], question: Question[T], authorization: str | None, *, until: float
     ) -> T:
-        """Ask, and the next address too if the answer takes long; the first answer counts."""
+        """Ask the last of `asked`, and if the answer takes long another address, which joins it; the first counts."""
 
-        def begin(address: Address) -> asyncio.Task[T]:
-            attempt = self.attempt(address, question, authorization, until=until, waits=waits)
-            return asyncio.create_task(attempt, name="hedged read")
+        def begin() -> asyncio.Task[T]:
+            return asyncio.create_task(
+                self.attempt(asked[-1], question, authorization, until=until), name="hedged read"
+            )
 
-        tasks = [begin(address)]
+        tasks = [begin()]
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._hedge_seconds)
-            other = next((one for one in self._addresses.usable() if one is not address), None)
+            other = next((one for one in self._addresses.usable() if one not in asked), None)
             if not done and other is not None and self.budget.spend():
-                tasks.append(begin(other))
+                asked.append(other)
+                tasks.append(begin())
             return await _first_answer(tasks)
         finally:
             for task in tasks:
@@ -115,24 +140,31 @@ class Attempts:
             for task in tasks:
                 task.cancelled() or task.exception()  # which else would count as overlooked
 
-    async def _rest(self, rounds: int, last: Failure | None, until: float) -> None:
-        """Pause after a round; raises if the next one would come too late, or nobody is there to be asked."""
-        if last is None:
-            raise for_callers(last)
+    async def _rest(self, rounds: int, last: Failure, until: float) -> None:
+        """Pause after a round; raises if there is no next one, for want of time or of budget."""
         seconds = max(pause(rounds), last.retry_after or 0)
-        if asyncio.get_running_loop().time() + seconds >= until:
+        budget = self._budget_of_overload if isinstance(last, Overloaded) else self.budget
+        if asyncio.get_running_loop().time() + seconds >= until or not budget.spend():
             raise for_callers(last)
         await asyncio.sleep(seconds)
 
 
+async def _unless_left(address: Address, answer: Awaitable[T]) -> T:
+    """The answer, which is waited for in vain if the address has gone without a word; others may have noticed."""
+    async with address.leaving.until():
+        return await answer
+    raise Unreachable("left for another address")
+
+
 async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:
-    last: Failure | None = None
+    """Raises what the last of them raised, if none has an answer."""
+    last: Failure = Unreachable("nobody was asked")
     for finished in asyncio.as_completed(tasks):
         try:
             return await finished
         except _PASSING as error:
             last = error
-    raise for_callers(last)
+    raise last
 
 
 def for_callers(error: Failure | None) -> TriviumError:

@@ -4,13 +4,14 @@ import re
 import time
 from collections.abc import Callable
 from hashlib import sha256
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from core.allowance import Allowance, Rates
 from core.errors import Unauthenticated
 from core.gate import ANONYMOUS, Credentials, Session, unbounded
 from core.guard import GuardedService
-from core.places import Failures, network, remember
+from core.places import Failures, network
 from core.policy import Identity
 from core.ports import MessageService
 from core.remote.service import Refused, RemoteService
@@ -23,13 +24,22 @@ _NO_KEYS = "API keys are administered at the core; this is an edge of it"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
 #: As much as REST takes, and within the metadata that gRPC takes.
 _LONGEST = 16 * 1024
+#: Of the sessions that are remembered: ten thousand with tokens of the common size, fewer with longer ones.
+_MOST_BYTES = 32 * 1024 * 1024
+#: What a session takes beside its token.
+_SESSION_BYTES = 2000
+
+
+#: The digest of a token, and where it came from if rates hold there.
+_Proof: TypeAlias = tuple[bytes, str]
 
 
 class ForwardingGate:
     """Passes tokens on, and lets in who has none only with `--auth none`: such callers act as the edge itself.
 
-    A token counts until the core refuses it; that ends its streams. Rates, and the bound of failed authentications, are
-    those of the caller's address: the core sees that of the edge.
+    A token counts until the core refuses it; that ends the streams of its session. Those of an earlier session, which
+    was forgotten because so many came later, end when the core ends them. Rates, and the bound of failed
+    authentications, are those of the caller's address: the core sees that of the edge.
     """
 
     def __init__(
@@ -41,7 +51,8 @@ class ForwardingGate:
         self._traced = traced
         self._bounded = settings.rates.bounded
         self._failures = Failures(settings.auth_failures)
-        self._sessions: dict[tuple[bytes, str], Session] = {}
+        self._sessions: dict[_Proof, tuple[Session, int]] = {}  # and its size
+        self._bytes = 0
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
 
     async def admit(self, credentials: Credentials) -> Session:
@@ -53,11 +64,12 @@ class ForwardingGate:
                 else "an API key or an access token is needed"
             )
         digest = b"" if token is None else sha256(token.encode()).digest()
-        proof = digest, network(credentials.address) if self._bounded else ""
-        session = self._sessions.get(proof)
+        place = network(credentials.address) if self._bounded else ""
+        proof = digest, place
+        session, _ = self._sessions.get(proof, (None, 0))
         if session is None or not session.alive:
-            session = self._open(token, network(credentials.address))
-            remember(self._sessions, proof, session)
+            session = self._open(token, place or network(credentials.address))
+            self._remember(proof, session, _SESSION_BYTES + len(token or ""))
         return session
 
     def used(self, session: Session) -> None:
@@ -86,10 +98,19 @@ class ForwardingGate:
 
     def _refused(self, session: Session, place: str) -> Refused:
         def refused(error: Unauthenticated) -> None:
-            self._failures.count(place, error.detail)
-            session.end(error.detail)
+            if session.alive:  # what else was on its way with it is no further guess
+                self._failures.count(place, error.detail)
+                session.end(error.detail)
 
         return refused
+
+    def _remember(self, proof: _Proof, session: Session, size: int) -> None:
+        """Keep a session, and with it its token, at the cost of those that came first where they are too large."""
+        _, before = self._sessions.get(proof, (None, 0))
+        self._bytes += size - before
+        self._sessions[proof] = session, size
+        while self._bytes > _MOST_BYTES:
+            self._bytes -= self._sessions.pop(next(iter(self._sessions)))[1]
 
     def _allowance(self, place: str) -> Allowance:
         if not self._bounded:

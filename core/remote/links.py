@@ -3,10 +3,8 @@
 from types import TracebackType
 from typing import Protocol, Self
 
-from core.errors import Internal, TriviumError
+from core.errors import Internal, TriviumError, of_code
 from core.ports import MessageService
-
-_BY_CODE = {kind.code: kind for kind in TriviumError.__subclasses__()}
 
 
 class Unreachable(Exception):
@@ -44,7 +42,7 @@ class Link(Protocol):
 
 def told(code: str, detail: str, *, field: str | None = None, retry_after: float | None = None) -> TriviumError:
     """The error that a core answered with. A code of a newer core is `Internal`."""
-    kind = _BY_CODE.get(code)
+    kind = of_code(code)
     if kind is None:
         return Internal(f"the core answered {code!r}: {detail}")
     return kind(detail, field=field, retry_after=retry_after)

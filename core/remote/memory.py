@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage, weight
 
-#: The credential of who asks, and what is asked.
-Question: TypeAlias = tuple[str | None, Hashable]
+#: A digest of the credential of who asks, so that no credential is kept; None is who has none.
+Caller: TypeAlias = bytes | None
+#: Who asks, and what is asked.
+Question: TypeAlias = tuple[Caller, Hashable]
 #: What an answer is counted as beside its messages.
 _ENTRY_BYTES = 500
 
@@ -21,19 +23,19 @@ class LastAnswers:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._answers: dict[Question, tuple[float, int, StoredMessage | Greeting | Page]] = {}
-        self._of: dict[str | None, set[Question]] = {}
+        self._of: dict[Caller, set[Question]] = {}
 
     def keep(self, question: Question, answer: StoredMessage | Greeting | Page) -> None:
         """Remember what the core answered just now. What was stale there already is not worth it."""
         if not self._seconds or isinstance(answer, StaleMessage | StaleGreeting | StalePage):
             return
-        self._forget(question)
+        self.forget(question)
         size = _ENTRY_BYTES + _weight(answer)
         self._of.setdefault(question[0], set()).add(question)
         self._answers[question] = asyncio.get_running_loop().time(), size, answer
         self.bytes += size
         while self.bytes > self._max_bytes:
-            self._forget(next(iter(self._answers)))
+            self.forget(next(iter(self._answers)))
 
     def data(self, question: Question) -> StaleMessage | StaleGreeting | None:
         """The last answer of `get data`, marked as stale; None if there is none that is young enough."""
@@ -47,17 +49,13 @@ class LastAnswers:
         found, age = self._find(question)
         return StalePage(found.messages, found.next, age) if isinstance(found, Page) else None
 
-    def forget(self, authorization: str | None) -> None:
+    def forget_all(self, caller: Caller) -> None:
         """Repeat nothing to this caller that it was told before."""
-        for question in tuple(self._of.get(authorization, ())):
-            self._forget(question)
+        for question in tuple(self._of.get(caller, ())):
+            self.forget(question)
 
-    def _find(self, question: Question) -> tuple[StoredMessage | Greeting | Page | None, float]:
-        at, _, answer = self._answers.get(question, (0.0, 0, None))
-        age = asyncio.get_running_loop().time() - at
-        return (answer, age) if age < self._seconds else (None, age)
-
-    def _forget(self, question: Question) -> None:
+    def forget(self, question: Question) -> None:
+        """Do not repeat the answer to this one."""
         _, size, answer = self._answers.pop(question, (0.0, 0, None))
         if answer is None:
             return
@@ -66,6 +64,11 @@ class LastAnswers:
         of_caller.discard(question)
         if not of_caller:
             del self._of[question[0]]
+
+    def _find(self, question: Question) -> tuple[StoredMessage | Greeting | Page | None, float]:
+        at, _, answer = self._answers.get(question, (0.0, 0, None))
+        age = asyncio.get_running_loop().time() - at
+        return (answer, age) if age < self._seconds else (None, age)
 
 
 def _weight(answer: StoredMessage | Greeting | Page) -> int:

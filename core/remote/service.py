@@ -1,8 +1,9 @@
 """`MessageService` for doors whose core is in another process."""
 
 from asyncio import Future
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from hashlib import sha256
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 
@@ -11,13 +12,13 @@ from core.health import Health
 from core.limits import check_topic
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
 from core.ports import MessageService
+from core.remote import memory
 from core.remote.addresses import Addresses
 from core.remote.attempts import Attempts, Question
 from core.remote.lanes import Lanes
 from core.remote.links import Link
-from core.remote.memory import LastAnswers
 from core.remote.streams import Streams
-from core.service import check_wait
+from core.service import check_limit, check_wait
 from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.metrics import bound
@@ -50,7 +51,7 @@ class Edge:
         )
         self.streams = Streams(self._addresses, self.attempts, most=settings.max_streams)
         self.lanes = Lanes(self._publish, settings.limits, max_bytes=settings.max_uncommitted_bytes)
-        self.answers = LastAnswers(seconds=settings.core_stale_seconds, max_bytes=_MEMORY_BYTES)
+        self.answers = memory.LastAnswers(seconds=settings.core_stale_seconds, max_bytes=_MEMORY_BYTES)
 
     async def __aenter__(self) -> Self:
         """Open the way to the core, which need not be there."""
@@ -90,23 +91,17 @@ class RemoteService:
     def __init__(self, edge: Edge, authorization: str | None = None, refused: Refused = lambda _: None) -> None:
         self._edge = edge
         self._authorization = authorization
+        self._caller = None if authorization is None else sha256(authorization.encode()).digest()
         self._refused = refused
 
     def on_behalf_of(self, authorization: str | None, refused: Refused = lambda _: None) -> Self:
         """The same core for another caller, whose credential goes with each call; the core judges it.
 
         Connections, breakers and budget are shared. Last answers are each caller's own, and forgotten once the core
-        refuses the caller. `refused` is called whenever the core does not take the credential.
+        does not take the credential, or denies what was asked. `refused` is called whenever it does not take the
+        credential.
         """
         return type(self)(self._edge, authorization, refused)
-
-    @property
-    def streams(self) -> int:
-        """Followers and waiting reads, of all callers."""
-        return self._edge.streams.open
-
-    def figures(self) -> Iterable[Figure]:
-        return self._edge.figures()
 
     def drain(self) -> None:
         """End streams and waiting reads of all callers; everything else goes on."""
@@ -115,9 +110,9 @@ class RemoteService:
     async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
         topic = self._edge.default_topic if topic is None else topic
         check_topic(topic)
-        question = (self._authorization, topic)
+        question = (self._caller, topic)
         try:
-            answer = await self._read(lambda core: core.get_data(topic))
+            answer = await self._read(lambda core: core.get_data(topic), question)
         except _AWAY:
             stale = self._edge.answers.data(question)
             if stale is None:
@@ -139,16 +134,17 @@ class RemoteService:
 
     async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
         check_topic(topic)
+        check_limit(limit)
         check_wait(wait)
-        question = (self._authorization, (topic, after, limit))
+        question = (self._caller, (topic, after, limit))
         try:
             if wait:
-                with self._judged():
+                with self._judged(question):
                     page = await self._edge.streams.wait_for_page(
                         topic, after=after, limit=limit, wait=wait, authorization=self._authorization
                     )
             else:
-                page = await self._read(lambda core: core.read_messages(topic, after=after, limit=limit))
+                page = await self._read(lambda core: core.read_messages(topic, after=after, limit=limit), question)
         except _AWAY:
             stale = self._edge.answers.page(question)
             if stale is None or (wait and not stale.messages):  # who waits for more would ask again at once
@@ -165,28 +161,34 @@ class RemoteService:
                     yield page
 
     async def list_topics(self, *, after: str = "", limit: int | None = None) -> TopicPage:
+        check_limit(limit)
+        if after:
+            check_topic(after, "after")
         return await self._read(lambda core: core.list_topics(after=after, limit=limit))
 
-    async def _read(self, question: Question[T]) -> T:
+    async def _read(self, question: Question[T], kept_as: memory.Question | None = None) -> T:
         attempts = self._edge.attempts
-        with self._judged():
+        with self._judged(kept_as):
             return await attempts.ask(question, self._authorization, until=attempts.deadline(), hedge=True)
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _judged(self, kept_as: memory.Question | None = None) -> Iterator[None]:
+        """What the core denies by now is not repeated either: the answer to that question, or to them all."""
         try:
             yield
-        except (Unauthenticated, PermissionDenied) as error:
+        except Unauthenticated as error:
             self._refuse(error)
+            raise
+        except PermissionDenied:
+            if kept_as is not None:
+                self._edge.answers.forget(kept_as)
             raise
 
     def _published(self, answer: Future[tuple[Published, ...]]) -> None:
         error = None if answer.cancelled() else answer.exception()
-        if isinstance(error, Unauthenticated | PermissionDenied):
+        if isinstance(error, Unauthenticated):
             self._refuse(error)
 
-    def _refuse(self, error: Unauthenticated | PermissionDenied) -> None:
-        """The caller may less than it could before, so what it was told then is not repeated."""
-        self._edge.answers.forget(self._authorization)
-        if isinstance(error, Unauthenticated):
-            self._refused(error)
+    def _refuse(self, error: Unauthenticated) -> None:
+        self._edge.answers.forget_all(self._caller)
+        self._refused(error)

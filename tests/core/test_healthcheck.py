@@ -80,6 +80,12 @@ def test_nobody_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no listener" in capsys.readouterr().err
 
 
+def test_doors_with_tls_can_not_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their certificate is not for loopback: the line says that the admin listener is needed."""
+    assert healthcheck.check(Settings(admin=False, tls_cert="cert.pem", tls_key="key.pem")) == 1
+    assert "the admin listener" in capsys.readouterr().err
+
+
 async def test_the_command() -> None:
     """As a command it takes the flags of the service, and ends with the code and the line of the check."""
     with socket.create_server(("127.0.0.1", 0)) as server:

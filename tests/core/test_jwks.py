@@ -7,12 +7,14 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from core import issuer as issuer_module
 from core.errors import Unauthenticated, Unavailable
 from core.health import Health, State
 from core.issuer import MAX_BYTES, Issuer, IssuerAway
@@ -249,6 +251,32 @@ async def test_what_is_no_http(tmp_path: Path) -> None:
         with pytest.raises(IssuerAway, match="BadStatusLine"):
             await Issuer(Settings(token_issuer="us", token_jwks=place)).read()
         thread.join()
+
+
+async def test_an_answer_that_trickles_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while its headers come: the thread is not held by a byte now and then."""
+    monkeypatch.setattr(issuer_module, "_SECONDS", 0.2)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer, suppress(OSError):
+                peer.recv(1000)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                for _ in range(1000):
+                    peer.sendall(b"a")
+                    if over.wait(0.02):
+                        break
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        source = Issuer(Settings(token_issuer="us", token_jwks=f"http://127.0.0.1:{server.getsockname()[1]}/keys"))
+        with pytest.raises(IssuerAway, match="did not arrive within"):
+            await source.read()
+        over.set()
+        thread.join()
+    assert not source.busy
 
 
 async def test_a_certificate_that_nobody_vouches_for(issuer: TestIssuer) -> None:

@@ -1,8 +1,10 @@
 """API keys, in memory and in their file."""
 
+import asyncio
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,6 +131,69 @@ async def test_a_revocation_that_was_not_written_down_can_be_repeated(tmp_path: 
     await again.open()
     with pytest.raises(Unauthenticated, match="revoked"):
         again.identify(key)
+
+
+class HeldUp(SqliteKeys):
+    """Writes nothing before `go` is set, as if something else were being written."""
+
+    def __init__(self, data_dir: str) -> None:
+        super().__init__(data_dir)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def save(self, key: ApiKey) -> None:
+        self.asked.set()
+        await self.go.wait()
+        await super().save(key)
+
+
+async def cancelled(task: asyncio.Task[Any], store: HeldUp) -> None:
+    """Cancel whoever waits for the store, and let it write afterwards."""
+    await store.asked.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    store.go.set()
+
+
+async def test_a_revocation_is_written_down_though_its_caller_leaves(ring: KeyRing, tmp_path: Path) -> None:
+    """It was told to everybody, so it must not end with the process."""
+    record, key = await ring.create("shop")
+    store = HeldUp(str(tmp_path))
+    async with KeyRing(store) as left:
+        await cancelled(asyncio.create_task(left.revoke(record.id)), store)
+    again = KeyRing(SqliteKeys(str(tmp_path)))
+    await again.open()
+    with pytest.raises(Unauthenticated, match="revoked"):
+        again.identify(key)
+
+
+async def test_a_key_whose_maker_leaves_is_listed(tmp_path: Path) -> None:
+    """It is written down, so it can be revoked: here and after a restart there are the same keys."""
+    store = HeldUp(str(tmp_path))
+    async with KeyRing(store) as left:
+        await cancelled(asyncio.create_task(left.create("shop")), store)
+        (listed,) = left.list()
+    again = KeyRing(SqliteKeys(str(tmp_path)))
+    await again.open()
+    assert [key.id for key in again.list()] == [listed.id]
+    await again.revoke(listed.id)
+
+
+async def test_a_key_that_was_not_written_down_is_none(tmp_path: Path) -> None:
+    """Also if its maker has left by then."""
+
+    class FullDisk(HeldUp):
+        async def save(self, key: ApiKey) -> None:
+            self.asked.set()
+            await self.go.wait()
+            raise Unavailable("the disk is full")
+
+    store = FullDisk(str(tmp_path))
+    async with KeyRing(store) as left:
+        await cancelled(asyncio.create_task(left.create("shop")), store)
+        with pytest.raises(Unavailable):
+            await left.create("shop")
+    assert left.list() == []
 
 
 async def test_a_principal_has_two_live_keys_to_rotate(ring: KeyRing, time: Time) -> None:

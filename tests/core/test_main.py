@@ -276,6 +276,17 @@ async def test_a_folder_that_is_in_use(tmp_path: Path) -> None:
     assert "is in use by process" in json.loads(line)["trivium.reason"]
 
 
+async def test_keys_that_can_not_be_read(tmp_path: Path) -> None:
+    """Exit code 1, and a last line that says why; no traceback."""
+    (tmp_path / "keys.db").write_bytes(b"x" * 4096)
+    ended = await trivium("--no-grpc", "--no-amqp", "--rest-port", "0", "--data-dir", str(tmp_path))
+    assert ended.code == 1
+    last = json.loads(ended.err.splitlines()[-1])
+    assert last["message"] == "trivium can't run"
+    assert "the keys can't be read" in last["trivium.reason"]
+    assert "Traceback" not in ended.err
+
+
 async def test_an_admin_port_that_is_taken(tmp_path: Path) -> None:
     """Exit 1, saying which and what to do; nothing was opened before it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -150,3 +150,19 @@ async def test_connections_are_few_and_short(
     reader, writer = await connected(tmp_path)
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_half_an_answer_is_none(tmp_path: Path) -> None:
+    """Of a service that is killed while it answers."""
+
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"result": {"keys"')
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, str(tmp_path / NAME)):
+        remote = RemoteKeys(tmp_path)
+        await remote.connect()
+        with pytest.raises(Unavailable, match="is not known"):
+            await remote.list_keys()
+        remote.close()

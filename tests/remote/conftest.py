@@ -9,14 +9,17 @@ import pytest
 
 from container import Container
 from core.errors import TriviumError
-from core.gate import Gate
+from core.gate import Gate, OpenGate, PolicyGate
 from core.health import Health
 from core.keys import KeyRing
+from core.policy import Policy
 from core.ports import MessageService
 from core.remote.service import RemoteService
 from core.settings import MEMORY, Settings
 from main import Running, running
 from tests.remote.proxy import Proxy
+from transports.grpc.door import GrpcDoor
+from transports.rest.door import RestDoor
 
 #: As long as a test waits for anything.
 PATIENCE_SECONDS = 30.0
@@ -30,8 +33,14 @@ class Core:
     def __init__(self, up: Running, container: Container, grpc: Proxy, rest: Proxy) -> None:
         self.service: MessageService = up.service
         self.keys: KeyRing = container.keys()
+        self._gate: Gate = container.gate()
         self.grpc = grpc
         self.rest = rest
+
+    def reload(self, policy: Policy) -> None:
+        """Take another policy, as with SIGHUP."""
+        assert isinstance(self._gate, PolicyGate)
+        self._gate.reload(policy)
 
     def proxy(self, protocol: str) -> Proxy:
         return self.grpc if protocol == "grpc" else self.rest
@@ -58,6 +67,11 @@ class AnEdge:
         self.doors = up.doors
         self.admin = up.admin
         self.gate: Gate = container.gate()
+
+    @property
+    def streams(self) -> int:
+        """Followers and waiting reads, of all callers."""
+        return self.service._edge.streams.open
 
     async def notices(self, text: str) -> None:
         """Make calls until the check of the core says `text`; without calls it would take some seconds."""
@@ -100,6 +114,15 @@ async def start_edge(stack: AsyncExitStack, addresses: str, **settings: Any) -> 
         settings=Settings(core=addresses, rest_port=0, grpc_port=0, admin_port=0, amqp=False, **settings)
     )
     return AnEdge(await stack.enter_async_context(running(container)), container)
+
+
+async def door_of(service: Any, protocol: str, stack: AsyncExitStack) -> str:
+    """What an edge calls a door of that service, which is up until the stack is closed."""
+    settings = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
+    gate = OpenGate(service, settings)
+    if protocol == "grpc":
+        return f"grpc://{(await stack.enter_async_context(GrpcDoor(gate, Health(), settings))).address}"
+    return (await stack.enter_async_context(RestDoor(gate, Health(), settings, "1"))).address
 
 
 async def until(condition: Callable[[], bool]) -> None:

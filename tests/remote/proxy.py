@@ -44,6 +44,9 @@ class Proxy:
     async def close(self) -> None:
         """Refuse connections, and cut those that are open."""
         if self._server is not None:
+            for listener in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
+            await asyncio.sleep(0)  # a connection that was just accepted would be lost, and never closed (CPython 3.11)
             self._server.close()
         await self.cut()
 
@@ -66,6 +69,9 @@ class Proxy:
         self._bytes_per_second = bytes_per_second
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None or not self._server.is_serving():  # it was accepted, and then came `close`
+            writer.transport.abort()
+            return
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None

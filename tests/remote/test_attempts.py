@@ -8,15 +8,11 @@ from typing import Any
 
 import pytest
 
+from core import deadlines
 from core.errors import Overloaded, TriviumError, Unavailable
-from core.gate import OpenGate
-from core.health import Health
 from core.messages import Greeting, Message, Published, StoredMessage, new_message
 from core.ports import MessageService
-from core.settings import MEMORY, Settings
-from tests.remote.conftest import PROTOCOLS, AnEdge, Core, start_edge
-from transports.grpc.door import GrpcDoor
-from transports.rest.door import RestDoor
+from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge, until
 
 
 class Moody:
@@ -24,33 +20,34 @@ class Moody:
 
     def __init__(self, service: MessageService, *errors: TriviumError) -> None:
         self.asked: list[float] = []
+        self.go = asyncio.Event()
+        self.go.set()
         self._service = service
         self._errors = list(errors)
 
     async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
+        self.asked.append(asyncio.get_running_loop().time())
+        await self.go.wait()
         self._refuse()
         return await self._service.get_data(topic)
 
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
+        self.asked.append(asyncio.get_running_loop().time())
         self._refuse()
         return self._service.publish(topic, messages)
 
+    def refuse_with(self, *errors: TriviumError) -> None:
+        """From now on, with these."""
+        self._errors = list(errors)
+
     def _refuse(self) -> None:
-        self.asked.append(asyncio.get_running_loop().time())
         if self._errors:
             raise self._errors.pop(0)
 
 
 async def edge_of(service: Any, protocol: str, stack: AsyncExitStack, **settings: Any) -> AnEdge:
     """An edge on a door of that service."""
-    doors = Settings(data_dir=MEMORY, rest_port=0, grpc_port=0, admin_port=0)
-    if protocol == "grpc":
-        address = (
-            f"grpc://{(await stack.enter_async_context(GrpcDoor(OpenGate(service, doors), Health(), doors))).address}"
-        )
-    else:
-        address = (await stack.enter_async_context(RestDoor(OpenGate(service, doors), Health(), doors, "1"))).address
-    return await start_edge(stack, address, **settings)
+    return await start_edge(stack, await door_of(service, protocol, stack), **settings)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -78,14 +75,49 @@ async def test_a_caller_that_can_not_wait_so_long_is_told(core: Core, stack: Asy
     assert len(moody.asked) == 1
 
 
-async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack) -> None:
-    """The failure of the first attempt is the answer then."""
-    moody = Moody(core.service, *(Unavailable("not now", retry_after=0.0) for _ in range(100)))
+@pytest.mark.parametrize("kind", [Overloaded, Unavailable])
+async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack, kind: type[TriviumError]) -> None:
+    """What the core said last is the answer then, at once: nobody waits for an attempt that is not made."""
+    moody = Moody(core.service, *(kind("not now", retry_after=0.0) for _ in range(100)))
+    edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
+    for _ in range(25):
+        with pytest.raises(kind, match="not now"):
+            await edge.service.get_data("t")
+    assert len(moody.asked) <= 25 * 1.1 + 10
+    moody.refuse_with(kind("much later", retry_after=100))
+    async with asyncio.timeout(50), deadlines.until(asyncio.get_running_loop().time() + 200):
+        with pytest.raises(kind, match="much later") as caught:
+            await edge.service.get_data("t")
+    assert caught.value.retry_after == 100
+
+
+async def test_who_asks_for_too_much_spends_nobody_elses_retries(core: Core, stack: AsyncExitStack) -> None:
+    """A crowd of one caller's `overloaded` leaves the retries of calls that found nobody there."""
+    moody = Moody(core.service, *(Overloaded("not now", retry_after=0.0) for _ in range(100)))
     edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
     for _ in range(30):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Overloaded):
             await edge.service.get_data("t")
-    assert len(moody.asked) <= 30 * 1.1 + 10
+    moody.refuse_with(Unavailable("not now", retry_after=0.0))
+    assert isinstance(await edge.service.get_data("t"), Greeting)
+
+
+async def test_a_hedged_read_asks_each_address_once(core: Core, stack: AsyncExitStack) -> None:
+    """When both have failed the next attempt is a retry: after a pause, at the preferred one."""
+    slow, quick = Moody(core.service), Moody(core.service)
+    slow.go.clear()
+    refusal = Unavailable("not now", retry_after=None)
+    slow.refuse_with(refusal)
+    quick.refuse_with(refusal)
+    addresses = f"{await door_of(slow, 'grpc', stack)},{await door_of(quick, 'rest', stack)}"
+    edge = await start_edge(stack, addresses, core_hedge_seconds=0.01)
+    budget = edge.service._edge.attempts.budget
+    reading = asyncio.create_task(edge.service.get_data("t"))
+    await until(lambda: len(quick.asked) == 1)
+    slow.go.set()
+    assert isinstance(await reading, Greeting)
+    assert (len(slow.asked), len(quick.asked)) == (2, 1)
+    assert budget._left == pytest.approx(8.0)  # of ten: one for the hedge, one for the retry
 
 
 @pytest.fixture

@@ -5,18 +5,22 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import httpx2
 import pytest
 
 from container import Container
-from core.health import State
+from core.health import Health, State
+from core.remote.addresses import Addresses
 from core.settings import InvalidSettings, Settings, load
-from main import running
+from main import configure, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
-from tests.remote.conftest import Core, start_edge
+from tests.pki import Pki
+from tests.remote.conftest import PROTOCOLS, Core, start_edge, until
+from transports.grpc.remote import GrpcLink
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +44,27 @@ async def test_an_edge_starts_without_its_core_and_recovers(core: Core, stack: A
     assert edge.health.checks["core"].state is State.DEGRADED
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/api/data")).json()["offset"] == 0
+
+
+async def test_an_edge_that_is_stopped_while_it_starts_leaves_nothing_behind(core: Core) -> None:
+    """It may be waiting for an address that does not even refuse."""
+    core.grpc.freeze()
+    settings = Settings(core=core.address("grpc"), rest_port=0, grpc_port=0, admin_port=0, amqp=False)
+    closed: list[str] = []
+
+    class Told(GrpcLink):
+        async def __aexit__(self, *error: Any) -> None:
+            closed.append("link")
+            await super().__aexit__(*error)
+
+    addresses = Addresses({"core": Told(settings.core, settings)}, Health(), patience=60)
+    starting = asyncio.create_task(addresses.__aenter__())
+    await until(lambda: bool(core.grpc.connections))
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert closed == ["link"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")]
 
 
 async def test_a_quiet_edge_notices_that_its_core_has_gone(core: Core, stack: AsyncExitStack) -> None:
@@ -88,6 +113,35 @@ def test_addresses_have_a_form(core: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load({"core": core}, {})
     assert "secret" not in str(caught.value)
+
+
+def checked(**flags: str) -> str:
+    """What is told about a configuration."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    try:
+        configure(given, {})
+    except InvalidSettings as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_the_files_of_the_link_are_checked_before_the_start(pki: Pki, tmp_path: Path, scheme: str) -> None:
+    """Each problem names its setting."""
+    core = f"{scheme}://core:443,http://core:80"
+    good = {"core_tls_ca": str(pki.ca), "core_tls_cert": str(pki.certificate), "core_tls_key": str(pki.key)}
+    assert checked(core=core, **good) == ""
+    missing = str(tmp_path / "missing")
+    told = checked(core=core, core_tls_ca=missing, core_tls_cert=missing, core_tls_key=str(pki.key)).splitlines()
+    assert told == [f"core_tls_{name}: can't read the file: No such file or directory" for name in ("ca", "cert")]
+    _, key = pki.ours.client("other").write(tmp_path, "other")
+    assert "core_tls_key: does not fit" in checked(core=core, **{**good, "core_tls_key": str(key)})
+    assert "one is missing" in checked(core=core, core_tls_cert=str(pki.certificate))
+
+
+def test_files_of_a_link_without_tls_are_refused(pki: Pki) -> None:
+    """They would look as if the link were encrypted."""
+    assert "--core-tls-ca takes an address" in checked(core="grpc://core:1,http://core:2", core_tls_ca=str(pki.ca))
 
 
 @pytest.mark.parametrize(
@@ -160,3 +214,26 @@ async def test_a_stream_of_publishes_keeps_its_order(core: Core, stack: AsyncExi
     assert [(answer.messages[0].id, answer.messages[0].offset) for answer in answers] == [
         (f"{number}", number + 1) for number in range(300)
     ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/topics/t/messages?limit=99999999999", "limit"),
+        ("/api/topics/t/messages?limit=99999999999&wait=1", "limit"),
+        ("/api/topics?limit=99999999999", "limit"),
+        ("/api/topics/t/messages?after=99999999999999999999", "after"),
+        ("/api/topics/t/messages/99999999999999999999", "offset"),
+        ("/api/topics/t/stream?after=99999999999999999999", "after"),
+    ],
+)
+async def test_numbers_that_no_wire_takes_are_refused(
+    core: Core, stack: AsyncExitStack, protocol: str, path: str, field: str
+) -> None:
+    """As the core would refuse them, whichever way they would go to it."""
+    edge = await start_edge(stack, core.address(protocol))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    answer = await http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
+    assert answer.json()["field"] == field

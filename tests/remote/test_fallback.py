@@ -96,6 +96,7 @@ async def test_last_answers_belong_to_whoever_asked(core: Core, stack: AsyncExit
     anna = edge.service.on_behalf_of("Bearer anna")
     await anna.get_data("t")
     await anna.read_messages("t")
+    assert "anna" not in repr(vars(edge.service._edge.answers))  # nor is the credential kept with them
     await away(core)
     assert isinstance(await anna.get_data("t"), Greeting)
     for other in (edge.service, edge.service.on_behalf_of("Bearer bert")):

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from container import Container
-from core.errors import Overloaded, PermissionDenied, Unauthenticated
+from core.errors import Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from core.keys import KeyRing
 from core.messages import Greeting, new_message
+from core.policy import read_policy
 from core.settings import Settings
 from main import running
 from proto.trivium.v1 import keys_pb2
@@ -244,6 +245,36 @@ async def test_callers_without_a_credential_may_act_as_the_edge(
     assert await bare.read(None) == "unauthenticated"
 
 
+async def test_one_denied_question_leaves_the_other_answers(guarded: Core, stack: AsyncExitStack, link: str) -> None:
+    """Callers without a credential share theirs: what one of them may not ask is no reason to forget the rest."""
+    edge = await start_edge(stack, guarded.address(link), core_api_key=await key_of(guarded.keys, "reader"))
+    caller = await at_door("rest", edge, stack)
+    assert await caller.read(None) == OK
+    assert await caller.read(None, "stock") == "permission_denied"
+    assert await caller.publish(None) == "permission_denied"
+    await guarded.proxy(link).close()
+    await edge.notices("0 of 1")
+    assert await caller.read(None) == STALE
+    assert await caller.read(None, "stock") == "unavailable"
+
+
+async def test_an_answer_that_is_denied_by_now_is_not_repeated(
+    guarded: Core, stack: AsyncExitStack, link: str, tmp_path: Path
+) -> None:
+    """A grant that was withdrawn counts for the edge once the core has said so."""
+    edge = await start_edge(stack, guarded.address(link))
+    service = (await edge.gate.admit(Shown(await key_of(guarded.keys, "reader")))).service
+    await service.get_data("orders")
+    (tmp_path / "policy.toml").write_text("[principals.reader]")
+    guarded.reload(read_policy(tmp_path / "policy.toml"))
+    with pytest.raises(PermissionDenied):
+        await service.get_data("orders")
+    await guarded.proxy(link).close()
+    await edge.notices("0 of 1")
+    with pytest.raises(Unavailable):
+        await service.get_data("orders")
+
+
 @pytest.mark.parametrize("door", PROTOCOLS)
 async def test_an_edge_may_have_a_certificate(
     stack: AsyncExitStack, settings: Settings, pki: Pki, tmp_path: Path, link: str, door: str
@@ -294,6 +325,28 @@ async def test_who_guesses_is_put_off(guarded: Core, edge: AnEdge) -> None:
     await edge.gate.admit(Shown("guess", address="192.0.2.2"))
 
 
+async def test_a_revoked_key_counts_as_one_failure(guarded: Core, edge: AnEdge) -> None:
+    """However many reads it has on their way: its address is not put off."""
+    info, key = await guarded.keys.create("reader")
+    session = await edge.gate.admit(Shown(key))
+    await session.service.get_data("orders")
+    await guarded.keys.revoke(info.id)
+    asked = (session.service.get_data("orders") for _ in range(40))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {Unauthenticated}
+    other = await edge.gate.admit(Shown(await key_of(guarded.keys, "reader")))
+    assert isinstance(await other.service.get_data("orders"), Greeting)
+
+
+async def test_remembered_credentials_are_bounded_in_bytes(guarded: Core, edge: AnEdge) -> None:
+    """Whoever sends long ones is forgotten sooner; the latest are remembered."""
+    first = await edge.gate.admit(Shown("first"))
+    assert await edge.gate.admit(Shown("first")) is first
+    sessions = [await edge.gate.admit(Shown(f"{number:a>16000}")) for number in range(2500)]
+    assert await edge.gate.admit(Shown(f"{2499:a>16000}")) is sessions[-1]
+    assert await edge.gate.admit(Shown("first")) is not first
+
+
 @pytest.mark.parametrize("token", ["a\tb", "a\nb: c", "é", "a\x00", "=", "x" * 20_000])
 async def test_what_can_be_no_token_is_not_passed_on(guarded: Core, edge: AnEdge, token: str) -> None:
     """It could not go over each protocol as it is, and a link that breaks would be taken for a core that is away."""
@@ -327,4 +380,5 @@ async def test_an_edge_is_measured(core: Core, stack: AsyncExitStack) -> None:
     assert f'trivium_check_state{{check="core {core.address("grpc")}"}} 0.0' in told
     assert f'trivium_check_state{{check="core {core.address("rest")}"}} 1.0' in told
     assert 'trivium_bound_used{bound="streams"} 0.0' in told
+    assert 'trivium_bound_limit{bound="streams"} 5000.0' in told
     assert 'trivium_bound_used{bound="uncommitted_bytes"} 0.0' in told

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -230,8 +230,44 @@ async def test_something_else_at_the_address_is_unreachable(head: bytes, error: 
             await link.on_behalf_of(None).get_data("t")
 
 
+async def test_an_endless_answer_is_unreachable() -> None:
+    """It takes no memory beyond what a core may answer."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+        with suppress(OSError):
+            while sent < 256 * 1024 * 1024:
+                writer.write(b" " * 65536)
+                await writer.drain()
+                sent += 65536
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, HttpLink(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Settings()) as link:
+        with pytest.raises(Unreachable, match="more than 16777216 bytes"):
+            await link.on_behalf_of(None).get_data("t")
+    assert sent < 64 * 1024 * 1024
+
+
 async def test_grpc_to_a_port_of_http_is_unreachable(core: Core) -> None:
     """A mistaken address is an address that does not answer."""
     async with GrpcLink(f"grpc://{core.rest.address}", Settings()) as link:
         with pytest.raises(Unreachable):
             await link.on_behalf_of(None).get_data("t")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_proxy_of_the_environment_is_not_used(
+    core: Core, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """What goes to a core is for nobody in between; `http_proxy` is for the world outside."""
+    async with Proxy("127.0.0.1:1") as listening:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://{listening.address}")
+        kind: Any = GrpcLink if protocol == "grpc" else HttpLink
+        async with kind(core.address(protocol), Settings()) as link:
+            assert isinstance(await link.on_behalf_of(None).get_data("t"), Greeting)
+        assert listening.connections == 0

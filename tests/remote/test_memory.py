@@ -57,13 +57,13 @@ async def test_what_is_stale_is_not_kept() -> None:
 async def test_what_a_caller_was_told_can_be_forgotten() -> None:
     """All of it, and nothing that others were told."""
     answers = LastAnswers(seconds=60, max_bytes=10_000)
-    answers.keep(("anna", "data"), STORED)
-    answers.keep(("anna", "page"), Page((STORED,), 1))
-    answers.keep(("ben", "data"), STORED)
-    answers.forget("anna")
-    answers.forget("nobody")
-    assert answers.data(("anna", "data")) is None
-    assert answers.page(("anna", "page")) is None
-    assert answers.data(("ben", "data")) is not None
-    answers.forget("ben")
+    answers.keep((b"anna", "data"), STORED)
+    answers.keep((b"anna", "page"), Page((STORED,), 1))
+    answers.keep((b"ben", "data"), STORED)
+    answers.forget_all(b"anna")
+    answers.forget_all(b"nobody")
+    assert answers.data((b"anna", "data")) is None
+    assert answers.page((b"anna", "page")) is None
+    assert answers.data((b"ben", "data")) is not None
+    answers.forget_all(b"ben")
     assert answers.bytes == 0

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.remote.conftest import PROTOCOLS, Core, start_edge
 from tests.remote.proxy import Proxy
 from transports.grpc.remote import GrpcLink
 from transports.rest.remote import HttpLink
+
+ROOT = Path(__file__).parents[2]
 
 
 class Certificates:
@@ -77,6 +80,20 @@ async def test_a_link_that_can_not_be_trusted_is_not_used(
     async with kind(secure(protocol, proxy), settings) as link:
         with pytest.raises(Unreachable):
             await link.probe()
+
+
+def test_a_key_with_a_password_is_an_error(certificates: Certificates, tmp_path: Path) -> None:
+    """Nobody is asked for it at the terminal."""
+    key = str(tmp_path / "key.pem")
+    command = ["openssl", "pkey", "-in", certificates.key, "-aes256", "-passout", "pass:secret", "-out", key]
+    subprocess.run(command, check=True, capture_output=True)
+    settings = f"Settings(core_tls_cert={certificates.certificate!r}, core_tls_key={key!r})"
+    program = f"from core.settings import Settings; from transports.rest.remote import _tls; _tls({settings})"
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, start_new_session=True, check=False)
+    assert ended.returncode == 1
+    assert b"pass phrase" not in ended.stderr
+    assert b"SSLError" in ended.stderr
 
 
 class Listener:

@@ -7,8 +7,10 @@ from contextlib import AsyncExitStack, aclosing
 import pytest
 
 from core.errors import InvalidArgument, Overloaded, Unavailable
-from core.messages import Page, new_message
-from tests.remote.conftest import PROTOCOLS, AnEdge, Core, start_edge, until
+from core.messages import Greeting, Page, StoredMessage, new_message
+from core.ports import MessageService
+from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge, until
+from tests.remote.proxy import Proxy
 
 
 async def publish(core: Core, count: int) -> None:
@@ -81,7 +83,7 @@ async def test_following_fails_if_there_is_no_core_to_begin_with(core: Core, sta
             await anext(edge.service.follow("t"))
         assert caught.value.retry_after
         await edge.notices("0 of 2")
-    assert edge.service.streams == 0
+    assert edge.streams == 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -99,6 +101,52 @@ async def test_a_waiting_read_survives_the_loss_of_its_link(core: Core, stack: A
     waiting = asyncio.create_task(edge.service.read_messages("t", wait=30))
     await until(lambda: core.service.streams == 1)  # type: ignore[attr-defined]  # of the local service
     await core.proxy(protocol).cut()
+    await publish(core, 1)
+    async with asyncio.timeout(20):
+        assert [stored.offset for stored in (await waiting).messages] == [1]
+
+
+class Hanging:
+    """A service whose waiting reads wait for ever, and tell how long they were to."""
+
+    def __init__(self, service: MessageService) -> None:
+        self.waits: list[float] = []
+        self._service = service
+
+    async def get_data(self, topic: str | None = None) -> StoredMessage | Greeting:
+        return await self._service.get_data(topic)
+
+    async def read_messages(self, topic: str, *, after: int = 0, limit: int | None = None, wait: float = 0) -> Page:
+        self.waits.append(wait)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_waiting_read_goes_on_for_what_is_left_of_its_time(core: Core, stack: AsyncExitStack) -> None:
+    """Whoever is asked next is not asked for the whole of it again."""
+    hanging = Hanging(core.service)
+    address = await door_of(hanging, "grpc", stack)  # aiohttp sends a request again by itself, as it is
+    proxy = await stack.enter_async_context(Proxy(address.removeprefix("grpc://")))
+    edge = await start_edge(stack, f"grpc://{proxy.address}")
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    waiting = asyncio.create_task(edge.service.read_messages("t", wait=60))
+    await until(lambda: len(hanging.waits) == 1 and clock() > began + 0.2)
+    await proxy.cut()
+    await until(lambda: len(hanging.waits) == 2)
+    assert hanging.waits[1] < hanging.waits[0] - 0.1
+    edge.service.drain()
+    await waiting
+
+
+async def test_a_waiting_read_leaves_an_address_that_others_found_silent(core: Core, stack: AsyncExitStack) -> None:
+    """As a follower does: else it would wait there to the end of its time."""
+    edge = await start_edge(stack, core.addresses, core_attempt_seconds=0.3)
+    waiting = asyncio.create_task(edge.service.read_messages("t", wait=60))
+    await until(lambda: core.service.streams == 1)  # type: ignore[attr-defined]  # of the local service
+    core.grpc.freeze()
+    for _ in range(6):
+        await edge.service.get_data("t")
     await publish(core, 1)
     async with asyncio.timeout(20):
         assert [stored.offset for stored in (await waiting).messages] == [1]
@@ -149,7 +197,7 @@ async def held(edge: AnEdge) -> tuple[asyncio.Task[list[Page]], asyncio.Task[Pag
         return pages
 
     tasks = asyncio.create_task(follow()), asyncio.create_task(edge.service.read_messages("t", wait=60))
-    await until(lambda: edge.service.streams == 2 and bool(pages))
+    await until(lambda: edge.streams == 2 and bool(pages))
     return tasks
 
 
@@ -169,7 +217,29 @@ async def test_draining_ends_them_cleanly(core: Core, stack: AsyncExitStack, is_
         assert (await reader).messages == ()
         with pytest.raises(Unavailable, match="ending"):
             await anext(edge.service.follow("t"))
-    assert edge.service.streams == 0
+    assert edge.streams == 0
+
+
+class Empty:
+    """A service whose streams end before their first page."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def follow(self, topic: str, after: int | None = None) -> AsyncGenerator[Page]:
+        self.asked += 1
+        return
+        yield
+
+
+async def test_a_stream_that_ends_before_it_began_is_no_beginning(stack: AsyncExitStack) -> None:
+    """The caller is told; the address is not asked again and again."""
+    empty = Empty()
+    edge = await start_edge(stack, await door_of(empty, "grpc", stack))
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await anext(edge.service.follow("t"))
+    assert empty.asked == 1
 
 
 async def test_their_number_is_bounded(core: Core, stack: AsyncExitStack) -> None:

@@ -50,7 +50,7 @@ class RemoteKeys:
                 line = await self._reader.readline()
         except (OSError, TimeoutError) as error:
             raise _lost() from error
-        if not line:
+        if not line.endswith(b"\n"):
             raise _lost()
         answer = msgspec.json.decode(line, type=Answer)
         if answer.error is not None:

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from core.administration import KeyService
+from core.closing import Closing
 from core.errors import Internal, InvalidArgument, TriviumError
 from transports.control.wire import (
     NAME,
@@ -45,7 +46,7 @@ class ControlSocket:
         self._keys = keys
         self._folder = Path(data_dir)
         self._connections: set[asyncio.Task[None]] = set()
-        self._idle: set[asyncio.Timeout] = set()
+        self._closing = Closing()
 
     async def __aenter__(self) -> Self:
         """Raises `OSError`."""
@@ -62,8 +63,7 @@ class ControlSocket:
         (self._folder / NAME).unlink(missing_ok=True)
         self._server.close()
         self._opened.close()
-        for idle in self._idle:
-            idle.reschedule(0)
+        self._closing.begin()
         if self._connections:
             await asyncio.wait(self._connections)
 
@@ -104,15 +104,11 @@ class ControlSocket:
     async def _read(self, reader: StreamReader) -> bytes:
         """The next request; nothing at the end."""
         async with asyncio.timeout(_SECONDS) as idle:
-            if not self._server.is_serving():
-                idle.reschedule(0)
-            self._idle.add(idle)
-            try:
-                return await reader.readline()
-            except ValueError:  # as it tells of a line that is too long
-                return b" " * (REQUEST_BYTES + 1)
-            finally:
-                self._idle.discard(idle)
+            with self._closing.ends(idle):
+                try:
+                    return await reader.readline()
+                except ValueError:  # as it tells of a line that is too long
+                    return b" " * (REQUEST_BYTES + 1)
 
     async def _answer(self, request: bytes) -> Answer:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw, Struct
 
-from core.errors import Internal, TriviumError
+from core.errors import Internal, TriviumError, of_code
 
 #: In the data directory.
 NAME = "admin.sock"
@@ -17,7 +17,6 @@ REQUEST_BYTES = 4096
 ANSWER_BYTES = 1024 * 1024
 #: unix(7): 108 bytes with the zero that ends them.
 _LONGEST_NAME = 107
-_ERRORS = {error.code: error for error in TriviumError.__subclasses__()}
 
 
 class CreateKey(Struct, frozen=True, tag_field="operation", tag="create_key", forbid_unknown_fields=True):
@@ -47,7 +46,7 @@ class Refusal(Struct, frozen=True):
         return cls(error.code, error.detail, error.field, error.retry_after)
 
     def error(self) -> TriviumError:
-        return _ERRORS.get(self.code, Internal)(self.detail, field=self.field, retry_after=self.retry_after)
+        return (of_code(self.code) or Internal)(self.detail, field=self.field, retry_after=self.retry_after)
 
 
 class Answer(Struct, frozen=True):

@@ -22,11 +22,11 @@ class Arrivals:
     def __init__(self) -> None:
         self._due: dict[Task[object], float] = {}
         self._timer: TimerHandle | None = None
-        self._ended = False
+        self.ended = False
 
     async def wait(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` reads; `TimeoutError` if that took too long."""
-        if self._ended:
+        if self.ended:
             raise TimeoutError
         loop = asyncio.get_running_loop()
         task = cast(Task[object], asyncio.current_task())
@@ -44,7 +44,7 @@ class Arrivals:
 
     def end(self) -> None:
         """Nothing is waited for any more."""
-        self._ended = True
+        self.ended = True
         self._cancel(math.inf)
         if self._timer is not None:
             self._timer.cancel()

@@ -28,7 +28,7 @@ from core.telemetry.meter import CANCELLED, OK, Meter
 from core.telemetry.metrics import bound
 from core.telemetry.requests import HEADER, RequestContext
 from transports.grpc import arrivals
-from transports.grpc.closing import Closing
+from transports.grpc.arrivals import Arrivals
 from transports.grpc.credentials import CallCredentials
 from transports.grpc.errors import status_of
 from transports.grpc.rpcs import RpcCounts
@@ -45,20 +45,20 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 class Call:
     """One call as its handler sees it. Requests and answers are bytes: garbage is then met inside the boundary."""
 
-    __slots__ = ("_closing", "_context", "_counts", "_service", "session")
+    __slots__ = ("_arrivals", "_context", "_counts", "_service", "session")
 
     def __init__(
         self,
         context: Context,
         session: Session | None,
         service: MessageService | None,
-        closing: Closing,
+        arrivals: Arrivals,
         counts: RpcCounts,
     ) -> None:
         self._context = context
         self.session = session
         self._service = service
-        self._closing = closing
+        self._arrivals = arrivals
         self._counts = counts
 
     async def begin(self) -> None:
@@ -82,9 +82,9 @@ class Call:
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""
         try:
-            request = await self._closing.arrivals.wait(self.read)
+            request = await self._arrivals.wait(self.read)
         except TimeoutError as error:
-            if self._closing.begun:
+            if self._arrivals.ended:
                 raise Unavailable("the service is stopping") from error
             raise DeadlineExceeded(f"did not arrive within {arrivals.SECONDS:g} s", field="request") from error
         if request is None:
@@ -156,10 +156,10 @@ class Calls:
     call was admitted, and under a deadline; gRPC itself would read it first, and wait for it forever.
     """
 
-    def __init__(self, gate: Gate, closing: Closing, meter: Meter, *, most: int) -> None:
+    def __init__(self, gate: Gate, arrivals: Arrivals, meter: Meter, *, most: int) -> None:
         """At most `most` calls run at once of the services that are bounded."""
         self._gate = gate
-        self._closing = closing
+        self._arrivals = arrivals
         self._meter = meter
         self._counts: list[RpcCounts] = []
         self._bounded = Room(most)
@@ -222,10 +222,10 @@ class Calls:
 
     async def _admitted(self, context: Context, request: RequestContext, counts: RpcCounts, *, public: bool) -> Call:
         if public:
-            return Call(context, None, None, self._closing, counts)
+            return Call(context, None, None, self._arrivals, counts)
         session = await self._gate.admit(CallCredentials(context))
         request.principal = session.principal.name
-        return Call(context, session, self._meter.counting(session.service), self._closing, counts)
+        return Call(context, session, self._meter.counting(session.service), self._arrivals, counts)
 
     async def _stream(self, call: Call, serve: Handler) -> bytes | None:
         """Serve a stream for as long as the credential of its caller holds."""

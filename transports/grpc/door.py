@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from core.closing import Closing
 from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
@@ -14,8 +15,8 @@ from core.telemetry.figures import Figure
 from core.telemetry.meter import Meter
 from transports.grpc import health as health_checks
 from transports.grpc import keys, messages, reflection, tls
+from transports.grpc.arrivals import Arrivals
 from transports.grpc.calls import Calls
-from transports.grpc.closing import Closing
 from transports.grpc.publishing import PublishStream
 from transports.grpc.server import Server
 
@@ -44,8 +45,9 @@ class GrpcDoor:
         self._health = health
         self._settings = settings
         self._closing = Closing()
+        self._arrivals = Arrivals()
         self._meter = Meter.of(self.name, settings)
-        self._calls = Calls(gate, self._closing, self._meter, most=settings.grpc_rpcs)
+        self._calls = Calls(gate, self._arrivals, self._meter, most=settings.grpc_rpcs)
         self._port = settings.grpc_port
 
     @property
@@ -69,6 +71,7 @@ class GrpcDoor:
         One that merely does not hang up is waited for no longer than `_GOODBYE_SECONDS`.
         """
         self._closing.begin()
+        self._arrivals.end()
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds / 2), name="grpc-stop")
         await asyncio.wait([stopping], timeout=_GOODBYE_SECONDS)
         await self._server.ended()

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse, HealthListResponse
 
+from core.closing import Closing
 from core.errors import NotFound
 from core.health import Health
 from transports.grpc.calls import Call, Rpc, unary
-from transports.grpc.closing import Closing
 from transports.grpc.codec import parse
 
 SERVICE = DESCRIPTOR.services_by_name["Health"]

@@ -6,6 +6,7 @@ from collections import deque
 from time import perf_counter
 from typing import TypeAlias
 
+from core.closing import Closing
 from core.errors import TriviumError
 from core.limits import Limits
 from core.messages import Published
@@ -14,7 +15,6 @@ from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc import codec
 from transports.grpc.calls import Call
-from transports.grpc.closing import Closing
 from transports.grpc.errors import refusal
 
 #: What one stream may have in flight: enough to fill commit groups, a fraction of what may wait for a commit in all.

@@ -6,8 +6,8 @@ from contextlib import aclosing
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR, ServerReflectionRequest
 
+from core.closing import Closing
 from transports.grpc.calls import Call, Rpc
-from transports.grpc.closing import Closing
 from transports.grpc.codec import parse
 
 SERVICE = DESCRIPTOR.services_by_name["ServerReflection"]

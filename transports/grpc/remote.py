@@ -37,6 +37,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     # ten seconds, and hangs up on who sends more.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # As aiohttp: credentials and messages go to the address that the settings name, whatever http_proxy says.
+    ("grpc.enable_http_proxy", 0),
     # Answers hold 3 MiB or one message.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),

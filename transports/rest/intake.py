@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from core.closing import Closing
 from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
 from core.gate import Gate
 from core.settings import Settings
@@ -62,8 +63,7 @@ class Intake:
         self._max_requests = settings.max_streams + _REQUESTS
         self._max_body = settings.rest_body_bytes
         self._body_seconds = settings.rest_body_seconds
-        self._arriving: set[asyncio.Timeout] = set()
-        self._closing = False
+        self._closing = Closing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -83,10 +83,7 @@ class Intake:
 
     def close(self) -> None:
         """Wait for no more bodies: what has not arrived by now has had no effect."""
-        self._closing = True
-        for deadline in self._arriving:
-            if not deadline.expired():
-                deadline.reschedule(0)
+        self._closing.begin()
 
     def figures(self) -> Iterator[Figure]:
         yield from bound("rest_requests", self.requests, self._max_requests)
@@ -137,7 +134,7 @@ class Intake:
                     await body.arrives()
             scope[BODY] = body.data
         except TimeoutError:
-            if self._closing:
+            if self._closing.begun:
                 return problem(Unavailable("the service is ending"), scope)
             late = DeadlineExceeded(f"did not arrive within {self._body_seconds:g} seconds", field="body")
             return problem(late, scope, status=408)
@@ -173,12 +170,9 @@ class Intake:
     @asynccontextmanager
     async def _deadline(self, until: float) -> AsyncIterator[None]:
         """Time for the client to send; `close` cuts it short."""
-        async with asyncio.timeout_at(0 if self._closing else until) as deadline:
-            self._arriving.add(deadline)
-            try:
+        async with asyncio.timeout_at(until) as deadline:
+            with self._closing.ends(deadline):
                 yield
-            finally:
-                self._arriving.discard(deadline)
 
 
 class _Body:

@@ -29,6 +29,8 @@ _POLL_SECONDS = 10.0
 _POLL_GRACE_SECONDS = 5.0
 #: Messages of a follower's page: it holds one.
 _POLL_MESSAGES = 100
+#: Answers hold 3 MiB or one message; as much as over gRPC.
+_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class HttpLink:
@@ -130,7 +132,7 @@ class HttpCore:
             async with self._session.request(
                 method, self._base.with_path(path), params=query, headers=sent, data=body, allow_redirects=False
             ) as answer:
-                response = documents.Response(answer.status, answer.headers, await answer.read())
+                response = documents.Response(answer.status, answer.headers, await _body(answer))
         except (aiohttp.ClientError, OSError, ValueError) as error:  # the last: a name that can't be one
             raise Unreachable(str(error) or type(error).__name__) from error
         if response.status >= 300:
@@ -159,9 +161,21 @@ class HttpCore:
             raise Unreachable("no answer in time") from error
 
 
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in answer.content.iter_any():
+        size += len(piece)
+        if size > _ANSWER_BYTES:
+            raise Unreachable(f"an answer of more than {_ANSWER_BYTES} bytes is none of a Trivium")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def _tls(settings: Settings) -> ssl.SSLContext:
     """Raises `OSError` if a file can't be read or holds something else."""
     context = ssl.create_default_context(cafile=settings.core_tls_ca or None)
     if settings.core_tls_cert:
-        context.load_cert_chain(settings.core_tls_cert, settings.core_tls_key or None)
+        key = settings.core_tls_key or None
+        context.load_cert_chain(settings.core_tls_cert, key, password="")  # OpenSSL would ask the terminal for one
     return context

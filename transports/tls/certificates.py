@@ -13,7 +13,7 @@ import structlog
 
 from core.health import Health, State
 from core.settings import InvalidSettings, Settings
-from transports.tls.files import ServerFiles, ServerTls, Stamp, Unusable, server_problems
+from transports.tls.files import ServerFiles, ServerTls, Stamp, Unusable
 
 log = structlog.get_logger("trivium.tls")
 
@@ -37,11 +37,12 @@ class Certificates:
 
     def __init__(self, settings: Settings, health: Health) -> None:
         """Raises `InvalidSettings`."""
-        if problems := server_problems(settings):
-            raise InvalidSettings(problems)
         self._files = ServerFiles.of(settings)
         self._seen: Stamp = self._files.stamp()
-        self.current: ServerTls = self._files.read()
+        try:
+            self.current: ServerTls = self._files.read()
+        except Unusable as error:
+            raise InvalidSettings(error.problems) from error
         self._health = health
         self._asked = asyncio.Event()
         self._problem: str | None = None

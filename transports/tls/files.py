@@ -72,6 +72,8 @@ class ServerFiles(Struct, frozen=True):
 
     def read(self) -> ServerTls:
         """Raises `Unusable`, with all problems."""
+        if not self.key:
+            raise Unusable(["tls_key: is missing beside tls_cert"])
         problems: list[str] = []
         pair = _attempt(problems, lambda: read_key_pair("tls", self.certificate, self.key))
         client_ca = _attempt(problems, lambda: read_authorities("tls_client_ca", self.client_ca))
@@ -126,13 +128,20 @@ def server_problems(settings: Settings) -> list[str]:
     if not settings.tls_cert:
         given = [name for name in ("tls_key", "tls_client_ca") if getattr(settings, name)]
         return [f"{name}: takes tls_cert too" for name in given]
-    if not settings.tls_key:
-        return ["tls_key: is missing beside tls_cert"]
     try:
         ServerFiles.of(settings).read()
     except Unusable as error:
         return error.problems
     return []
+
+
+def core_problems(settings: Settings) -> list[str]:
+    """What keeps the files of `core_tls_*` from being used; both protocols read them again, and tell less of them."""
+    problems: list[str] = []
+    _attempt(problems, lambda: read_authorities("core_tls_ca", settings.core_tls_ca))
+    if settings.core_tls_cert and settings.core_tls_key:
+        _attempt(problems, lambda: read_key_pair("core_tls", settings.core_tls_cert, settings.core_tls_key))
+    return problems
 
 
 def read_key_pair(prefix: str, certificate: str, key: str) -> KeyPair:
