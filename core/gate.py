@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -139,7 +140,7 @@ class OpenGate:
         self._service = service
         self._settings = settings
         self._bounded = settings.rates.bounded
-        self._sessions: dict[str, Session] = {}
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._everybody = self._session(Allowance(Rates()))
         self._everybody.service = service  # nothing to guard, so it costs nothing
 
@@ -197,7 +198,7 @@ class PolicyGate:
         self._tokens = tokens
         self._settings = settings
         self._now = now
-        self._sessions: dict[Hashable, Session] = {}
+        self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._all: WeakSet[Session] = WeakSet()
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
         self._failures = Failures(settings.auth_failures)

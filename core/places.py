@@ -1,5 +1,6 @@
 """Where callers are, and how often each place failed to say who they are."""
 
+from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ class Failures:
 
     def __init__(self, per_minute: int) -> None:
         self._most = per_minute
-        self._places: dict[str, Bucket] = {}
+        self._places: OrderedDict[str, Bucket] = OrderedDict()
 
     def check(self, place: str) -> None:
         """Raise `Overloaded` where too many came from `place`."""
@@ -52,8 +53,11 @@ def network(address: str) -> str:
     return address
 
 
-def remember(known: dict[K, V], key: K, value: V) -> None:
-    """Keep `value`, at the cost of the one that came first where there are too many."""
+def remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    """Keep `value`, at the cost of the one that came first where there are too many.
+
+    A plain dict that lost many entries takes long to find its first one.
+    """
     if key not in known and len(known) >= _REMEMBERED:
-        del known[next(iter(known))]
+        known.popitem(last=False)
     known[key] = value

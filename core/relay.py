@@ -5,7 +5,7 @@ import heapq
 import itertools
 import random
 from asyncio import Future
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from types import TracebackType
@@ -78,7 +78,7 @@ class Relay:
         self._least_room = max(1, settings.window_messages // _REFILLS)
         self._cursors: dict[str, int] = {}
         self._routes: dict[str, Route] = {}
-        self._idle: dict[str, Route] = {}
+        self._idle: OrderedDict[str, Route] = OrderedDict()
         self._turns: deque[Route] = deque()
         self._held: list[tuple[float, int, Route]] = []
         self._ticket = itertools.count()
@@ -260,7 +260,7 @@ class Relay:
             return
         self._idle[route.topic] = self._routes.pop(route.topic)
         if len(self._idle) > _IDLE_ROUTES:
-            del self._idle[next(iter(self._idle))]
+            self._idle.popitem(last=False)
 
     def _hold(self, route: Route, failure: BaseException) -> None:
         """Begin again at the cursor, with a probe, after a pause that grows."""

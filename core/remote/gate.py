@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 from typing import TypeAlias
@@ -51,7 +52,7 @@ class ForwardingGate:
         self._traced = traced
         self._bounded = settings.rates.bounded
         self._failures = Failures(settings.auth_failures)
-        self._sessions: dict[_Proof, tuple[Session, int]] = {}  # and its size
+        self._sessions: OrderedDict[_Proof, tuple[Session, int]] = OrderedDict()  # and its size
         self._bytes = 0
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
 
@@ -110,7 +111,7 @@ class ForwardingGate:
         self._bytes += size - before
         self._sessions[proof] = session, size
         while self._bytes > _MOST_BYTES:
-            self._bytes -= self._sessions.pop(next(iter(self._sessions)))[1]
+            self._bytes -= self._sessions.popitem(last=False)[1][1]
 
     def _allowance(self, place: str) -> Allowance:
         if not self._bounded:

@@ -1,6 +1,7 @@
 """The last answers, for the time in which the core can't be asked."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TypeAlias
 
@@ -22,7 +23,7 @@ class LastAnswers:
         self.bytes = 0
         self._seconds = seconds
         self._max_bytes = max_bytes
-        self._answers: dict[Question, tuple[float, int, StoredMessage | Greeting | Page]] = {}
+        self._answers: OrderedDict[Question, tuple[float, int, StoredMessage | Greeting | Page]] = OrderedDict()
         self._of: dict[Caller, set[Question]] = {}
 
     def keep(self, question: Question, answer: StoredMessage | Greeting | Page) -> None:

@@ -12,7 +12,9 @@ from core.errors import InvalidArgument, TooLarge
 from core.limits import Limits
 from core.messages import Message, Page, StoredMessage, weight
 from proto.trivium.v1 import messages_pb2 as pb
+from transports.encodings import Encodings
 from transports.grpc.codec import EncodedMessages, decode_message, decode_publish, encode_request, encode_time, parse
+from transports.grpc.encoding import encode_stored
 
 LIMITS = Limits(batch_messages=10)
 
@@ -142,20 +144,20 @@ def test_single_answers_hold_the_message() -> None:
 
 def test_a_kept_message_is_not_encoded_again() -> None:
     """Two readers of one message get the very same bytes."""
-    encoded = EncodedMessages(10_000)
-    assert encoded.one(stored_at(1)) is encoded.one(stored_at(1))
+    encoded = Encodings(encode_stored, 10_000)
+    assert encoded.of(stored_at(1)) is encoded.of(stored_at(1))
 
 
 def test_kept_messages_are_bounded() -> None:
     """The older ones leave when the bound is passed, the newest stay, and what is too large is not kept."""
-    encoded = EncodedMessages(10_000)
-    first = encoded.one(stored_at(1, b"x" * 1000))
+    encoded = Encodings(encode_stored, 10_000)
+    first = encoded.of(stored_at(1, b"x" * 1000))
     for offset in range(2, 100):
-        newest = encoded.one(stored_at(offset, b"x" * 1000))
+        newest = encoded.of(stored_at(offset, b"x" * 1000))
         assert encoded.size <= 10_000
-        assert encoded.one(stored_at(offset, b"x" * 1000)) is newest
-    assert encoded.one(stored_at(1, b"x" * 1000)) is not first
-    encoded.one(stored_at(100, b"x" * 20_000))
+        assert encoded.of(stored_at(offset, b"x" * 1000)) is newest
+    assert encoded.of(stored_at(1, b"x" * 1000)) is not first
+    encoded.of(stored_at(100, b"x" * 20_000))
     assert encoded.size <= 10_000
 
 

@@ -58,16 +58,6 @@ async def test_refuses_one_byte_more_of_unknown_length(wire: Wire, service: Loca
     assert (await service.list_topics()).topics == ()
 
 
-async def test_closes_in_the_turn_of_a_deadline(door: RestDoor) -> None:
-    """The end of the door and the end of a body's time may fall together."""
-    door.intake._body_seconds = 0.05
-    async with connected(door) as wire:
-        await wire.send(request("POST", MESSAGES, "Content-Length: 5") + b"x")
-        await until(lambda: any(deadline.expired() for deadline in door.intake._arriving))
-        door.intake.close()
-        assert (await wire.reply()).status == 503
-
-
 async def test_answers_before_an_oversized_body_has_come(wire: Wire) -> None:
     """Who says that a body will be too large is told at once."""
     await wire.send(request("POST", MESSAGES, "Content-Length: 1000000000"))

@@ -17,7 +17,7 @@ from core.messages import Message, StoredMessage, new_message
 from transports import cloudevents
 from transports.rest.publishing import messages_of
 from transports.rest.requests import Request, integer, percent_decode, seconds, unquote
-from transports.rest.streams import Frames
+from transports.rest.streams import frame_of
 
 LIMITS = Limits()
 _TIME = datetime(2026, 1, 31, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_frames_hold_one_event_each(parts: list[str]) -> None:
     """Whatever line ends the data holds, a frame is one event, and its lines are those of the data."""
     data = "".join(parts)
     message = Message(id="1", source="s", type="t", data=f'["{data}"]'.encode(), content_type="application/json")
-    frame = Frames().of(StoredMessage("t", 7, _TIME, message)).decode()
+    frame = frame_of(StoredMessage("t", 7, _TIME, message)).decode()
     assert frame.endswith("\n\n")
     lines = frame[:-2].split("\n")
     assert lines[:2] == ["id: 7", "event: message"]

@@ -14,9 +14,10 @@ from core.messages import StoredMessage, new_message
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import connected, request, until
+from transports.encodings import Encodings
 from transports.rest import connections
 from transports.rest.door import RestDoor
-from transports.rest.streams import Frames
+from transports.rest.streams import blocks, frame_of
 
 STREAM = "/api/topics/t/stream"
 
@@ -111,13 +112,13 @@ async def test_encodes_a_message_once_for_all(service: LocalService) -> None:
     """Frames are shared between followers, in a bounded cache."""
     await service.publish("t", [new_message(b"x" * 1000) for _ in range(100)])
     page = await service.read_messages("t")
-    shared = Frames(max_bytes=20_000)
+    shared = Encodings(frame_of, 20_000)
     first, last = page.messages[0], page.messages[-1]
     frame = shared.of(first)
     assert shared.of(_copy(first)) is frame
     for stored in page.messages:
         shared.of(stored)
-    assert shared.bytes <= 20_000
+    assert shared.size <= 20_000
     assert shared.of(_copy(last)) is shared.of(last)
     assert shared.of(first) is not frame
 
@@ -126,10 +127,10 @@ async def test_writes_many_frames_at_once(service: LocalService) -> None:
     """The frames of a page are joined into few writes of bounded size."""
     await service.publish("t", [new_message(b"x" * 1000) for _ in range(100)])
     page = await service.read_messages("t")
-    blocks = list(Frames().blocks(page))
-    assert 1 < len(blocks) < 5
-    assert max(map(len, blocks)) <= 64 * 1024
-    assert sum(block.count(b"event: message\n") for block in blocks) == 100
+    found = list(blocks(Encodings(frame_of, 0), page))
+    assert 1 < len(found) < 5
+    assert max(map(len, found)) <= 64 * 1024
+    assert sum(block.count(b"event: message\n") for block in found) == 100
 
 
 async def test_ends_with_the_service(http: httpx2.AsyncClient, service: LocalService) -> None:

@@ -26,6 +26,7 @@ from core.messages import (
     new_message,
 )
 from proto.trivium.v1 import messages_pb2 as pb
+from transports.encodings import Encodings
 from transports.grpc.encoding import encode_next, encode_stored
 
 _Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
@@ -36,8 +37,6 @@ _FIRST_SECOND = -62_135_596_800
 _LAST_SECOND = 253_402_300_799
 #: A request above this may unfold to so much memory that its messages are counted first.
 _COUNT_FIRST_BYTES = 64 * 1024
-#: What an encoded message costs beside its bytes.
-_ENTRY_BYTES = 250
 
 
 def parse(kind: type[_Parsed], raw: bytes) -> _Parsed:
@@ -140,32 +139,16 @@ def encode_request(topic: str, messages: Iterable[Message]) -> pb.PublishRequest
 class EncodedMessages:
     """Answers that hold stored messages, each of which is encoded once while it is kept.
 
-    A thousand followers of one topic get the same messages, though not always cut into the same pages: so
-    messages are kept, not pages. They never change, so nothing kept is ever stale. Every answer with stored
-    messages has them as field 1, and protobuf joins answers that stand one after another, repeated fields in order:
-    a page is the join of its messages, each encoded as an answer of its own, and of its cursor. The older half leaves
-    when `max_bytes` would be passed: one by one would cost nearly as much as to encode them.
+    Followers of one topic get the same messages, though not always cut into the same pages: so messages are kept, not
+    pages. Every answer with stored messages has them as field 1, and protobuf joins answers that stand one after
+    another, repeated fields in order: a page is the join of its messages, each encoded as an answer of its own, and of
+    its cursor.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._half = max_bytes // 2
-        self._newer: dict[tuple[str, int], bytes] = {}
-        self._older: dict[tuple[str, int], bytes] = {}
-        self._newer_bytes = self._older_bytes = 0
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self._newer_bytes + self._older_bytes
-
-    def one(self, stored: StoredMessage) -> bytes:
-        """A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor."""
-        place = (stored.topic, stored.offset)
-        encoded = self._newer.get(place) or self._older.get(place)
-        if encoded is None:
-            encoded = encode_stored(stored)
-            self._keep(place, encoded)
-        return encoded
+        kept = Encodings(encode_stored, max_bytes)
+        #: A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor.
+        self.one = kept.of
 
     def page(self, page: Page) -> bytes:
         """A ReadMessagesResponse or FollowResponse."""
@@ -183,15 +166,6 @@ class EncodedMessages:
         if isinstance(newest, StaleMessage | StaleGreeting):
             answer += pb.GetDataResponse(stale=pb.Stale(age_seconds=newest.age)).SerializeToString()
         return answer
-
-    def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
-        size = len(encoded) + _ENTRY_BYTES
-        if self._newer_bytes + size > self._half:
-            self._older, self._older_bytes = self._newer, self._newer_bytes
-            self._newer, self._newer_bytes = {}, 0
-        if size <= self._half:
-            self._newer[place] = encoded
-            self._newer_bytes += size
 
 
 def encode_published(published: Sequence[Published]) -> bytes:

@@ -12,6 +12,7 @@ from core.gate import Session
 from core.messages import Page, StoredMessage, weight
 from core.settings import Settings
 from transports.cloudevents import encode_event
+from transports.encodings import Encodings
 from transports.rest.answers import Answer
 from transports.rest.presence import ClientGone, while_present
 
@@ -28,38 +29,19 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 STREAM_START = Answer(content_type=EVENT_STREAM, headers=_HEADERS, tell_length=False)
 
 
-class Frames:
-    """Stored messages as frames, the last ones shared between all who follow."""
-
-    def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
-        self.bytes = 0
-        self._max_bytes = max_bytes
-        self._frames: dict[tuple[str, int], bytes] = {}
-
-    def of(self, stored: StoredMessage) -> bytes:
-        """The frame of a message: `id` its offset, `data` the CloudEvent."""
-        name = (stored.topic, stored.offset)
-        frame = self._frames.get(name)
-        if frame is None:
-            frame = self._frames[name] = _frame(stored)
-            self.bytes += len(frame)
-            while self.bytes > self._max_bytes:
-                self.bytes -= len(self._frames.pop(next(iter(self._frames))))
-        return frame
-
-    def blocks(self, page: Page) -> Iterator[bytes]:
-        """The frames of a page, joined into few writes."""
-        block: list[bytes] = []
-        size = 0
-        for stored in page.messages:
-            frame = self.of(stored)
-            if block and size + len(frame) > _BLOCK_BYTES:
-                yield b"".join(block)
-                block, size = [], 0
-            block.append(frame)
-            size += len(frame)
-        if block:
+def blocks(frames: Encodings, page: Page) -> Iterator[bytes]:
+    """The frames of a page, joined into few writes."""
+    block: list[bytes] = []
+    size = 0
+    for stored in page.messages:
+        frame = frames.of(stored)
+        if block and size + len(frame) > _BLOCK_BYTES:
             yield b"".join(block)
+            block, size = [], 0
+        block.append(frame)
+        size += len(frame)
+    if block:
+        yield b"".join(block)
 
 
 class EventStreams:
@@ -69,7 +51,7 @@ class EventStreams:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.frames = Frames()
+        self.frames = Encodings(frame_of, _CACHE_BYTES)
         self.large = asyncio.Semaphore(max(1, settings.rest_inflight_bytes // (2 * settings.max_message_bytes)))
         self.comment_seconds = settings.rest_comment_seconds
 
@@ -112,7 +94,7 @@ class EventStream:
     async def _write_page(self, page: Page, send: Send) -> None:
         is_large = sum(weight(stored.message) for stored in page.messages) > _BLOCK_BYTES
         async with self._shared.large if is_large else nullcontext():
-            for block in self._shared.frames.blocks(page):
+            for block in blocks(self._shared.frames, page):
                 await self._write(block, send)
 
     async def _comment(self, send: Send) -> None:
@@ -131,7 +113,8 @@ class EventStream:
             self._writing = False
 
 
-def _frame(stored: StoredMessage) -> bytes:
+def frame_of(stored: StoredMessage) -> bytes:
+    """A message in a stream of events: `id` its offset, `data` the CloudEvent."""
     event = encode_event(stored)
     if b"\n" in event or b"\r" in event:  # JSON data is kept verbatim, line ends and all
         event = _LINE_END.sub(b"\ndata: ", event)
