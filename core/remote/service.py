@@ -7,7 +7,7 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 
-from core.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
+from core.errors import DeadlineExceeded, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from core.health import Health
 from core.limits import check_topic
 from core.messages import Greeting, Message, Page, Published, StoredMessage, TopicPage
@@ -29,6 +29,8 @@ Refused: TypeAlias = Callable[[Unauthenticated], None]
 
 #: Last answers kept: some thousands of the common size.
 _MEMORY_BYTES = 16 * 1024 * 1024
+#: What rejects a publish for reasons that may not have held a moment before.
+_REJECTED = (Overloaded, PermissionDenied, Unauthenticated)
 #: What an earlier answer may stand in for.
 _AWAY = (Unavailable, DeadlineExceeded)
 
@@ -75,10 +77,25 @@ class Edge:
     async def _publish(
         self, authorization: str | None, topic: str, messages: Sequence[Message], deadline: float
     ) -> tuple[Published, ...]:
-        async def question(core: MessageService) -> tuple[Published, ...]:
-            return await core.publish(topic, messages)
+        """Rejected means that it had no effect: a rejection is passed on only if no attempt before may have had one."""
+        is_open = False
 
-        return await self.attempts.ask(question, authorization, until=deadline)
+        async def question(core: MessageService) -> tuple[Published, ...]:
+            nonlocal is_open
+            was_open, is_open = is_open, True
+            try:
+                return await core.publish(topic, messages)
+            except _REJECTED:
+                is_open = was_open
+                raise
+
+        try:
+            return await self.attempts.ask(question, authorization, until=deadline)
+        except _REJECTED as error:
+            if not is_open:
+                raise
+            message = f"the outcome is unknown: an attempt was lost, and the next one rejected: {error.detail}"
+            raise Unavailable(message, retry_after=error.retry_after) from error
 
 
 class RemoteService:

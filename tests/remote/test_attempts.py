@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core import deadlines
-from core.errors import Overloaded, TriviumError, Unavailable
+from core.errors import Overloaded, PermissionDenied, TriviumError, Unavailable
 from core.messages import Greeting, Message, Published, StoredMessage, new_message
 from core.ports import MessageService
 from tests.remote.conftest import PROTOCOLS, AnEdge, Core, door_of, start_edge, until
@@ -157,3 +157,17 @@ async def test_publishes_keep_the_order_of_their_calls(
     assert acknowledged
     assert [id_ for id_ in stored if id_ in set(acknowledged)] == acknowledged
     assert not cuts.done()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_rejection_after_a_lost_attempt_leaves_the_outcome_unknown(
+    core: Core, stack: AsyncExitStack, protocol: str
+) -> None:
+    """Rejected means no effect, which nobody knows once an attempt before was lost; by itself it is passed on."""
+    moody = Moody(core.service, Unavailable("lost", retry_after=0.01), PermissionDenied("not any more"))
+    edge = await edge_of(moody, protocol, stack)
+    with pytest.raises(Unavailable, match=r"outcome is unknown.*not any more"):
+        await edge.service.publish("t", [new_message(b"1")])
+    moody.refuse_with(PermissionDenied("not any more"))
+    with pytest.raises(PermissionDenied):
+        await edge.service.publish("t", [new_message(b"1")])
