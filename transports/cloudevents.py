@@ -208,7 +208,7 @@ def format_time(time: datetime) -> str:
 def _decode_members(body: bytes | Raw, required: Iterable[str] = REQUIRED) -> Message:
     try:
         event = _plain.decode(body)
-    except msgspec.ValidationError:  # it is of another kind, or wrong, which then says where
+    except (msgspec.ValidationError, RecursionError):  # it is of another kind, or wrong, which then says where
         return _decode_any(body, required)
     content_type = JSON if event.datacontenttype is None else event.datacontenttype
     return new_message(
@@ -228,6 +228,8 @@ def _decode_any(body: bytes | Raw, required: Iterable[str]) -> Message:
         members = _members.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidArgument("must be a JSON object", field="body") from error
+    except RecursionError as error:  # `check_json` went as deep from fewer calls
+        raise InvalidArgument("nests too deeply to be read as JSON", field="body") from error
     data = members.pop("data", UNSET)
     encoded = members.pop("data_base64", UNSET)
     attributes = {}

@@ -102,12 +102,26 @@ class Writer:
 
     def _append_together(self, units: Sequence[Unit], touched: set[Topic]) -> bool:
         """Append what is new from end to end, as nearly every group is; else do nothing, and say so."""
+        try:
+            values = self._placed(units, touched)
+            if values is not None and self._insert(values):
+                return True
+        except apsw.Error:
+            raise  # the group fails as a whole
+        except Exception:  # noqa: BLE001, S110 - a message can't be stored: one by one it fails alone, and is told of
+            pass
+        for topic in touched:
+            self._remove(topic, topic.committed)
+        return False
+
+    def _placed(self, units: Sequence[Unit], touched: set[Topic]) -> list[object] | None:
+        """The rows of a group, one behind another, as if all of it were new; None if a topic is."""
         now = self._clock.now()
         values: list[object] = []
         for unit in units:
             topic = self.topics.get(unit.topic)
             if topic is None:
-                break
+                return None
             touched.add(topic)
             stored: list[StoredMessage] = []
             for offset, message in enumerate(unit.messages, topic.head + 1):
@@ -117,26 +131,18 @@ class Writer:
             topic.head += len(stored)
             unit.stored = stored
             unit.published = tuple([Published(topic.name, one.offset, one.message.id, False) for one in stored])
-        else:
-            if self._insert(values):
-                return True
-        for topic in touched:
-            self._remove(topic, topic.committed)
-        return False
+        return values
 
     def _insert(self, values: Sequence[object]) -> bool:
         """Whether all of these rows could be inserted, one behind another in `values`."""
         at = 0
-        try:
-            for count, statement in _INSERTS:
-                width = count * rows.WIDTH
-                while len(values) - at >= width:
-                    self._cursor.execute(statement, values[at : at + width])
-                    if self._connection.changes() < count:
-                        return False
-                    at += width
-        except (UnicodeError, OverflowError, TypeError):  # a value that SQLite does not take
-            return False
+        for count, statement in _INSERTS:
+            width = count * rows.WIDTH
+            while len(values) - at >= width:
+                self._cursor.execute(statement, values[at : at + width])
+                if self._connection.changes() < count:
+                    return False
+                at += width
         return True
 
     def _remove(self, topic: Topic, head: int) -> None:

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from transports.amqp.frames import Delivery
 from transports.amqp.window import Window
 
+MIB = 1024 * 1024
+
 
 def delivery(tag: int, size: int) -> Delivery:
     return Delivery(tag, "", "", b"", b"x" * size)
@@ -27,6 +29,18 @@ def test_one_delivery_is_kept_whatever_its_size() -> None:
     window.receive(delivery(1, 5000))
     assert len(window.take(1000)) == 1
     assert not window.spent
+
+
+def test_headers_count_as_bodies_do() -> None:
+    """A thousand messages of headers alone were 128 MiB, and one batch, which held up the loop for seconds."""
+    window = Window(4 * MIB)
+    for tag in range(5):
+        window.receive(Delivery(tag, "", "", b"x" * MIB, b""))
+    assert window.bytes == 4 * MIB
+    first = window.take(1000)
+    assert [one.tag for one in first] == [0, 1]
+    window.release(first)
+    assert window.bytes == 2 * MIB
 
 
 def test_a_batch_is_bounded_in_messages() -> None:

@@ -189,16 +189,20 @@ async def test_a_topic_that_was_refused_does_not_use_up_a_number(log: SqliteLog)
     assert offsets(await stored_in(log, "a")) == [1]
 
 
-async def test_a_message_that_can_not_be_stored_fails_alone(log: SqliteLog) -> None:
-    """A defect of a caller is `internal`, and leaves neither a row nor a gap."""
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("absurd", [{"time": "no time"}, {"subject": object()}, {"attributes": {"x": "\ud800"}}])
+async def test_a_message_that_can_not_be_stored_fails_alone(
+    log: SqliteLog, absurd: dict[str, Any], is_new: bool
+) -> None:
+    """A defect of a caller is `internal`, and leaves neither a row nor a gap, in a topic that is new or not."""
+    before = 0 if is_new else (await append(log, "a", *some(1)))[0].offset
     good = log.append("a", some(1), 0)
-    absurd: Any = "no time"
-    bad = log.append("a", [*some(1), new_message(b"", time=absurd)], 0)
+    bad = log.append("a", [*some(1), new_message(b"", **absurd)], 0)
     last = log.append("a", some(1), 0)
-    assert [(await good)[0].offset, (await last)[0].offset] == [1, 2]
-    with pytest.raises(Internal):
+    assert [(await good)[0].offset, (await last)[0].offset] == [before + 1, before + 2]
+    with pytest.raises(Internal, match="could not be stored"):
         await bad
-    assert offsets(await stored_in(log, "a")) == [1, 2]
+    assert offsets(await stored_in(log, "a")) == list(range(1, before + 3))
 
 
 async def test_a_large_group_with_one_repeat_is_stored_like_any_other(log: SqliteLog) -> None:

@@ -214,7 +214,7 @@ async def test_refuses_texts(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/data/", "/api/topics//messages", "/api/topics/a/messages/1/2", "//"]
+    "path", ["/", "/api", "/api/data/", "/api/data%0A", "/api/topics//messages", "/api/topics/a/messages/1/2", "//"]
 )
 async def test_knows_no_other_paths(http: httpx2.AsyncClient, path: str) -> None:
     """A path that is not in the table is `not_found`, whatever the method."""

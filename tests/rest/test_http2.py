@@ -198,9 +198,14 @@ async def test_heeds_no_priorities(door: RestDoor) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [[(":method", "GET"), (":path", "/ä"), (":scheme", "http")], [(":method", "CONNECT")]]
+    "headers",
+    [
+        [(":method", "GET"), (":path", "/ä"), (":scheme", "http")],
+        [(":method", "GÄT"), (":path", "/"), (":scheme", "http")],
+        [(":method", "CONNECT")],
+    ],
 )
-async def test_resets_a_stream_without_a_path(door: RestDoor, headers: list[tuple[str, str]]) -> None:
+async def test_resets_a_stream_without_a_path_or_method(door: RestDoor, headers: list[tuple[str, str]]) -> None:
     """One that is not ASCII, or a CONNECT, costs its own stream; those of others, behind a proxy, go on."""
     async with http2(door) as client:
         stream = client.protocol.get_next_available_stream_id()

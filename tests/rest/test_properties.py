@@ -1,6 +1,7 @@
 """What is published through HTTP is stored as it was meant, for whatever a client may think of."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -86,6 +87,25 @@ def test_plain_events_are_read_as_all_others(members: dict[str, Any]) -> None:
         except InvalidArgument as error:
             found.append((error.field, error.detail))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("decode", [cloudevents.decode_event, lambda body: cloudevents.decode_batch(b"[%b]" % body)])
+def test_data_of_any_depth_is_taken_or_refused(decode: Callable[[bytes], Any]) -> None:
+    """At no depth is it another error, by which a message of RabbitMQ would come again and again."""
+    event = msgspec.json.encode(PLAIN | {"ext": "x"})
+
+    def is_taken(depth: int) -> bool:
+        try:
+            decode(b'%b,"data":%b%b}' % (event[:-1], b"[" * depth, b"]" * depth))
+        except InvalidArgument as error:
+            assert "deeply" in str(error)  # noqa: PT017 - one of many depths
+            return False
+        return True
+
+    first = bisect_left(range(200_000), True, key=lambda depth: not is_taken(depth))
+    found = [is_taken(depth) for depth in range(first - 9, first + 9)]
+    assert found == sorted(found, reverse=True)
+    assert {*found} == {True, False}
 
 
 @given(

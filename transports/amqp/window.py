@@ -4,7 +4,7 @@ from collections import deque
 
 from transports.amqp.frames import Delivery
 
-#: Bodies received and not yet acknowledged.
+#: Received and not yet acknowledged.
 MOST_BYTES = 64 * 1024 * 1024
 #: Decoding a batch of this much JSON takes some 10 ms, in which the loop does nothing else. It leaves room for the
 #: message that passes it, and for attributes, in what a batch may be at most (4 MiB if not set otherwise).
@@ -28,7 +28,7 @@ class Window:
 
     def receive(self, delivery: Delivery) -> None:
         """A first delivery is kept, whatever its size."""
-        size = len(delivery.body)
+        size = _size(delivery)
         if self._overflowed or (self.bytes and self.bytes + size > self._most_bytes):
             self._overflowed = True
             return
@@ -41,13 +41,18 @@ class Window:
         size = 0
         while self._waiting and len(batch) < most and size < _BATCH_BYTES:
             batch.append(self._waiting.popleft())
-            size += len(batch[-1].body)
+            size += _size(batch[-1])
         return batch
 
     def release(self, batch: list[Delivery]) -> None:
-        self.bytes -= sum(len(delivery.body) for delivery in batch)
+        self.bytes -= sum(map(_size, batch))
 
     @property
     def spent(self) -> bool:
         """Whether nothing more will come on this channel."""
         return self._overflowed and not self._waiting
+
+
+def _size(delivery: Delivery) -> int:
+    """Headers count too: a message may have a frame full of them (128 KiB) and no body."""
+    return len(delivery.properties) + len(delivery.body)

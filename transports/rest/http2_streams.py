@@ -39,8 +39,10 @@ class Http2Streams(H2Protocol):
         """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands."""
         if self.context.terminated.is_set():
             return ErrorCodes.REFUSED_STREAM
-        path = dict(request.headers).get(b":path")
-        return ErrorCodes.PROTOCOL_ERROR if path is None or not path.isascii() else None
+        headers = dict(request.headers)
+        path = headers.get(b":path")
+        is_sound = path is not None and path.isascii() and headers[b":method"].isascii()  # h2 demands a method
+        return None if is_sound else ErrorCodes.PROTOCOL_ERROR
 
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, StreamClosed):
