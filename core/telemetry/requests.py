@@ -76,9 +76,9 @@ def _trace_of(headers: Iterable[tuple[object, object]]) -> Mapping[str, str]:
         name = _NAMES.get(header)
         if name is not None and (text := _text(value)) is not None and text.isascii() and text.isprintable():
             found[name] = f"{found[name]},{text}" if name in found else text  # lists: W3C allows several headers
-    if "traceparent" in found and TRACEPARENT.match(found["traceparent"]) is None:
-        del found["traceparent"]  # nor is its state of use, section 3.3
-        found.pop("tracestate", None)
+    if TRACEPARENT.match(found.get("traceparent", "")) is None:
+        found.pop("traceparent", None)
+        found.pop("tracestate", None)  # of no use alone, section 3.3
     return {name: text for name, text in found.items() if 0 < len(text) <= _TRACE_BYTES}
 
 

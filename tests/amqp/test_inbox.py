@@ -24,6 +24,7 @@ from core.settings import Settings
 from core.stores.sqlite import SqliteLog
 from tests.amqp.conftest import acknowledged, take, until, until_state
 from tests.amqp.services import Scripted
+from transports.amqp import items, mapping
 from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.fates import FATES
@@ -354,6 +355,23 @@ async def test_an_exception_that_is_none_of_ours_is_internal(
 
     failing.raises = broken
     await send(client, names, "orders", *numbered(1))
+    [dead] = await take(client, names.dead)
+    assert dead.headers["x-trivium-error-code"] == "internal"
+
+
+async def test_a_message_that_can_not_be_read_does_not_come_for_ever(
+    failing: Scripted, client: AbstractChannel, names: Topology, log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect of what reads it makes one dead letter, and the others are stored."""
+
+    def read(found: Any, body: bytes) -> Any:
+        if body == b"1":
+            raise RecursionError
+        return mapping.message_of(found, body)
+
+    monkeypatch.setattr(items, "message_of", read)
+    await send(client, names, "orders", *numbered(3))
+    assert [int(one.message.data) for one in await stored(log, "orders", 2)] == [0, 2]
     [dead] = await take(client, names.dead)
     assert dead.headers["x-trivium-error-code"] == "internal"
 

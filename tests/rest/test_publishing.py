@@ -157,10 +157,13 @@ async def test_keeps_the_trace_of_the_request(http: httpx2.AsyncClient, service:
 
 
 async def test_joins_several_headers_of_one_list(http: httpx2.AsyncClient, service: LocalService) -> None:
-    """`tracestate` may come in several headers, which are one list."""
+    """`tracestate` may come in several headers, which are one list; without `traceparent` it is of no use."""
     headers = [("tracestate", "a=1"), ("tracestate", "b=2")]
+    parent = f"00-{1:032x}-{1:016x}-01"
+    await http.post(MESSAGES, content=b"x", headers=[*headers, ("traceparent", parent)])
+    assert (await _stored(service)).message.attributes == {"traceparent": parent, "tracestate": "a=1,b=2"}
     await http.post(MESSAGES, content=b"x", headers=headers)
-    assert (await _stored(service)).message.attributes == {"tracestate": "a=1,b=2"}
+    assert (await _stored(service, 2)).message.attributes == {}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
-from core.errors import TriviumError
+import structlog
+
+from core.errors import Internal, TriviumError
 from core.messages import Message
 from core.telemetry.propagation import carries_trace
 from transports.amqp import properties
 from transports.amqp.frames import Delivery
 from transports.amqp.mapping import message_of
+
+log = structlog.get_logger("trivium.amqp")
 
 
 class Item:
@@ -26,6 +30,9 @@ class Item:
             self.message = message_of(found, delivery.body)
         except TriviumError as error:
             self.message = error
+        except Exception:  # the boundary of one message: else it would come again for ever, and all others wait
+            log.exception("a message could not be read")
+            self.message = Internal("the message could not be read")
 
     @property
     def topic(self) -> str:
