@@ -196,6 +196,8 @@ class SqliteLog:
             connection.pragma("synchronous", "full")
             connection.pragma("wal_autocheckpoint", 0)  # the writer does it, when it is idle
             connection.pragma("cache_size", -_WRITER_CACHE_KIB)
+            # a statement of many rows copies the pages that it changes; past 64 KiB, many topics, else into a file
+            connection.pragma("temp_store", "memory")
         migrate(connection)
         if not self._in_memory:
             _sync_folder(self._folder)
