@@ -119,13 +119,15 @@ async def held_stub(held: HeldService, health: Health, settings: Settings) -> As
         yield MessagesStub(channel)
 
 
-@pytest.mark.parametrize(("size", "window"), [(1, 128), (1024 * 1024, 8)])
-async def test_what_is_in_flight_is_bounded(size: int, window: int, held: HeldService, held_stub: MessagesStub) -> None:
-    """A stream begins no more than its window of requests or bytes; each answer lets the next one in."""
+@pytest.mark.parametrize(("count", "size", "window"), [(1, 1, 128), (1, 1024 * 1023, 8), (500, 1, 17)])
+async def test_what_is_in_flight_is_bounded(
+    count: int, size: int, window: int, held: HeldService, held_stub: MessagesStub
+) -> None:
+    """A stream begins no more than its window of requests, bytes or messages; each answer lets the next one in."""
 
     async def requests() -> AsyncIterator[pb.PublishStreamRequest]:
         for _ in range(window + 10):
-            yield stream_request("t", b"x" * size)
+            yield stream_request("t", *[b"x" * size] * count)
 
     stream = held_stub.PublishStream(requests())
     await until(lambda: len(held.begun) >= window)

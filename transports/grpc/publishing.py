@@ -20,6 +20,8 @@ from transports.grpc.errors import refusal
 #: What one stream may have in flight: enough to fill commit groups, a fraction of what may wait for a commit in all.
 _WINDOW_REQUESTS = 128
 _WINDOW_BYTES = 8 * 1024 * 1024
+#: What a message costs beside its bytes while it waits, as the store counts: a few streams of batches must not fill it.
+_MESSAGE_BYTES = 1024
 
 #: What became of a request when it was read.
 Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
@@ -54,15 +56,18 @@ class PublishStream:
                 request = await call.read()
                 if request is None:
                     break
-                window.add(self._begin(call, request), len(request))
+                window.add(*self._begin(call, request))
         window.end()
 
-    def _begin(self, call: Call, request: bytes) -> Begun:
+    def _begin(self, call: Call, request: bytes) -> tuple[Begun, int]:
+        """What became of a request, and about how many bytes it is until it is committed."""
+        size = len(request)
         try:
             topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
-            return call.service.publish(topic, propagate(messages, self._limits))
+            size += len(messages) * _MESSAGE_BYTES
+            return call.service.publish(topic, propagate(messages, self._limits)), size
         except TriviumError as error:
-            return error
+            return error, size
 
     async def _answer(self, begun: Begun, at: float) -> bytes:
         code = CANCELLED
