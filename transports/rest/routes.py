@@ -28,7 +28,7 @@ from transports.rest.streams import EventStream
 log = structlog.get_logger("trivium.rest")
 
 #: The paths whose resource is remembered: to try the patterns would cost 3 us, and a client names few topics.
-_KNOWN_PATHS = 256
+_KNOWN_PATHS = 4096
 #: What is counted where no operation was found.
 UNKNOWN = "Unknown"
 
