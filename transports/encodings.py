@@ -38,9 +38,10 @@ class Encodings:
 
     def _keep(self, place: tuple[str, int], encoded: bytes) -> None:
         size = len(encoded) + _ENTRY_BYTES
+        if size > self._half:
+            return
         if self._newer_bytes + size > self._half:
             self._older, self._older_bytes = self._newer, self._newer_bytes
             self._newer, self._newer_bytes = {}, 0
-        if size <= self._half:
-            self._newer[place] = encoded
-            self._newer_bytes += size
+        self._newer[place] = encoded
+        self._newer_bytes += size
