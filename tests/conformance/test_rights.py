@@ -9,6 +9,7 @@ import hmac
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -280,10 +281,13 @@ async def _call(channel: grpc.aio.Channel, method: MethodDescriptor, token: str 
         request.messages.add(data=b"x")
     path = f"/{method.containing_service.full_name}/{method.name}"
     call: Any = channel.stream_stream(path)(  # type: ignore[call-arg]  # the stubs know of no defaults
-        iter([request.SerializeToString()]),
         metadata=None if token is None else (("authorization", f"Bearer {token}"),),
         timeout=30,
     )
+    # not from an iterator: if its write comes too late, grpc.aio cancels the call, and the refusal is lost
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(request.SerializeToString())
+        await call.done_writing()
     try:
         first = await call.read()
         if method.name == "PublishStream" and first is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
