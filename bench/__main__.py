@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Occupied as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        if options.again:
+            before = results.read(options.results)
+            if (before.quick, before.rounds, before.seconds) != (found.quick, found.rounds, found.seconds):
+                print("error: --again needs rounds of the same number and length as before", file=sys.stderr)
+                return 2
+            found = before.with_again(found)
         results.write(found, options.results)
     found = results.read(options.results)
     for case, verdict in report.verdicts(found, CASES):
@@ -81,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="short rounds and few: does every case work?")
     found.add_argument("--rounds", type=int, metavar="N", help="other than five, or two where quick")
     found.add_argument("--only", metavar="PATTERN", help=f"cases of these names: {', '.join(c.name for c in CASES)}")
+    found.add_argument("--again", action="store_true", help="keep what the results have of the other cases")
     found.add_argument("--report", action="store_true", help="measure nothing, write the report again")
     found.add_argument("--results", type=Path, default=_RESULTS, metavar="FILE", help="what was measured, as JSON")
     found.add_argument("--out", type=Path, default=ROOT / "docs", metavar="FOLDER", help="where the report goes")

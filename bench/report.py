@@ -34,8 +34,8 @@ without a broker that shares it: the one near 100% set the pace. Everything that
 with a prebuilt frame that a real client was answered `OK` for, streams by gRPC's C core or bare sockets, AMQP by
 pipelined pika. Peers are in `bench/peers`.
 
-- `make bench` takes about 40 minutes, `make bench-quick` three; `BENCH_ARGS="--only 'rest-*'"` takes some cases.
-- {when:%Y-%m-%d %H:%M} UTC, commit {commit}; load average before the run {load:.2f}.
+- `make bench` takes about 25 minutes, `make bench-quick` three; `BENCH_ARGS="--only 'rest-*'"` takes some cases.
+- {when:%Y-%m-%d %H:%M} UTC, commit {commit}; load average before the run {load:.2f}.{again}
 - {cpu}, {cores} cores, {memory:g} GiB; Linux {kernel}; {file_system}; CPython {python}.
 - {versions}.
 """
@@ -95,6 +95,7 @@ def _method(results: Results) -> str:
         seconds=results.seconds,
         when=results.when,
         commit=machine.commit,
+        again="".join(f" `{name}` was measured again: {told}." for name, told in results.again.items()),
         load=machine.load_before,
         cpu=machine.cpu,
         cores=machine.cores,

@@ -44,6 +44,19 @@ class Results(Struct, frozen=True):
     references: Mapping[str, Sequence[Sample]]
     samples: Mapping[str, Mapping[str, Sequence[Sample]]]
     failures: Mapping[str, str]
+    #: Cases that were measured anew: when, and of which commit.
+    again: Mapping[str, str] = {}
+
+    def with_again(self, later: "Results") -> "Results":
+        """This run with some of its cases as another run of the same length found them."""
+        told = f"{later.when:%Y-%m-%d %H:%M} UTC, commit {later.machine.commit}"
+        anew = {*later.samples, *later.failures}
+        return msgspec.structs.replace(
+            self,
+            samples={**self.samples, **later.samples},
+            failures={name: why for name, why in self.failures.items() if name not in anew} | dict(later.failures),
+            again={**self.again, **dict.fromkeys(sorted(anew), told)},
+        )
 
 
 def write(results: Results, path: Path) -> None:

@@ -68,6 +68,16 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
     assert results.read(tmp_path / "results.json") == found
 
 
+def test_a_case_that_is_measured_again_takes_the_place_of_its_failure() -> None:
+    """The other cases stay as they were, and the report tells which is of another time."""
+    found = run_of({}).with_again(run_of({"publish": SAMPLES}))
+    assert not found.failures
+    assert "`publish` was measured again: 2026-01-01 00:00 UTC, commit abc." in report.markdown(found, [CASE])
+    other = run_of({"publish": SAMPLES}).with_again(run_of({"other": SAMPLES}))
+    assert set(other.samples) == {"publish", "other"}
+    assert set(other.again) == {"other"}
+
+
 def test_chart_is_a_picture_of_every_target() -> None:
     """Well-formed SVG: a bar and a label for each target."""
     found = list(report.verdicts(run_of({"publish": SAMPLES}), [CASE]))
