@@ -117,9 +117,12 @@ class Limits(Struct, frozen=True, kw_only=True):
             return self.check(messages[0])
         self.check_count(len(messages))
         total = 0
+        kind: _Kind | None = None
         for index, message in enumerate(messages):
             try:
-                total += self.check(message)
+                if kind is None or not kind.fits(message):
+                    kind = self._kind(message)
+                total += self._check(message, kind)
             except TriviumError as error:
                 raise error.within(f"messages[{index}]") from error
         if total > self.batch_bytes:
@@ -133,12 +136,18 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     def check(self, message: Message) -> int:
         """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""
-        size = (
-            self._string("id", message.id)
-            + self._string("source", message.source)
-            + self._string("type", message.type)
-            + self._string("content_type", message.content_type)
-        )
+        return self._check(message, self._kind(message))
+
+    def _kind(self, message: Message) -> "_Kind":
+        source, type_, content_type = message.source, message.type, message.content_type
+        size = self._string("source", source) + self._string("type", type_) + self._string("content_type", content_type)
+        is_type, has_json, has_text = _demands(content_type)
+        if not is_type:
+            raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
+        return _Kind(source, type_, content_type, size, has_json, has_text)
+
+    def _check(self, message: Message, kind: "_Kind") -> int:
+        size = kind.bytes + self._string("id", message.id)
         if message.subject is not None:
             size += self._string("subject", message.subject)
         if message.key is not None:
@@ -147,20 +156,25 @@ class Limits(Struct, frozen=True, kw_only=True):
             size += self._extensions(message)
         if size > self.attributes_bytes:
             raise TooLarge(f"{size} bytes, at most {self.attributes_bytes} in all", field="attributes")
-        size += len(message.data)
+        data = message.data
+        size += len(data)
         if size > self.message_bytes:
             raise TooLarge(f"{size} bytes with attributes, at most {self.message_bytes}", field="data")
         if message.time is not None and message.time.utcoffset() != _NO_OFFSET:
             raise InvalidArgument("must be in UTC", field="time")
-        self._content(message)
+        if data:  # CloudEvents: it is optional under any content type
+            if kind.has_json:
+                check_json(data, "data")
+            elif kind.has_text:
+                _check_text(data)
         return size
 
     def _string(self, name: str, value: str) -> int:
-        if not value:
-            raise InvalidArgument("must not be empty", field=name)
         size = _utf8_length(name, value)
-        if size > self.attribute_bytes:
-            raise InvalidArgument(f"must be at most {self.attribute_bytes} bytes, not {size}", field=name)
+        if not 0 < size <= self.attribute_bytes:
+            raise InvalidArgument(
+                f"must be at most {self.attribute_bytes} bytes, not {size}" if size else "must not be empty", field=name
+            )
         return size
 
     def _extensions(self, message: Message) -> int:
@@ -178,21 +192,28 @@ class Limits(Struct, frozen=True, kw_only=True):
             size += len(name) + _utf8_length(f"attributes[{name!r}]", value)
         return size
 
-    def _content(self, message: Message) -> None:
-        is_type, has_json, has_text = _demands(message.content_type)
-        if not is_type:
-            raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
-        if not message.data:  # CloudEvents: data is optional under any content type
-            return
-        if has_json:
-            check_json(message.data, "data")
-        elif has_text:
-            try:
-                message.data.decode()
-            except UnicodeDecodeError as error:
-                raise InvalidArgument(
-                    f"must be UTF-8 as its content type says, byte {error.start} is not", field="data"
-                ) from error
+
+class _Kind(Struct, frozen=True, gc=False):
+    """What a run of messages shares and obeys the rules: it is checked once for all of them."""
+
+    source: str
+    type: str
+    content_type: str
+    bytes: int
+    has_json: bool
+    has_text: bool
+
+    def fits(self, message: Message) -> bool:
+        return message.type == self.type and message.source == self.source and message.content_type == self.content_type
+
+
+def _check_text(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(
+            f"must be UTF-8 as its content type says, byte {error.start} is not", field="data"
+        ) from error
 
 
 def _utf8_length(name: str, value: str) -> int:

@@ -10,6 +10,8 @@ from msgspec import Struct
 DEFAULT_SOURCE = "urn:trivium"
 DEFAULT_TYPE = "trivium.message"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
+#: Shared, for most messages have none.
+NO_ATTRIBUTES: Mapping[str, str] = {}
 
 #: W3C trace context and baggage: they tell how a message travelled, not what it says.
 TRACE_ATTRIBUTES = frozenset({"traceparent", "tracestate", "baggage"})
@@ -127,7 +129,7 @@ def new_message(
         subject=subject,
         time=time,
         key=key,
-        attributes=attributes or {},
+        attributes=attributes or NO_ATTRIBUTES,
     )
 
 

@@ -4,14 +4,14 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from core.errors import InvalidArgument, TriviumError
 from core.limits import check_json, is_json, is_text
-from core.messages import Message, StoredMessage, new_message
+from core.messages import NO_ATTRIBUTES, Message, StoredMessage, new_message
 
 SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
@@ -20,6 +20,8 @@ JSON = "application/json"
 #: RFC 8259, section 2.
 _SPACE = b" \t\r\n"
 REQUIRED = ("specversion", "id", "source", "type")
+#: RFC 3339; cut to microseconds.
+_Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
 
 class _Plain(Struct, forbid_unknown_fields=True, gc=False):
@@ -31,13 +33,14 @@ class _Plain(Struct, forbid_unknown_fields=True, gc=False):
     type: str
     datacontenttype: str | None = None
     subject: str | None = None
-    time: str | None = None
+    time: _Time | None = None
     partitionkey: str | None = None
     data: Raw | UnsetType = UNSET
     data_base64: Raw | UnsetType = UNSET
 
 
 _plain = msgspec.json.Decoder(_Plain)
+_plain_batch = msgspec.json.Decoder(list[_Plain])
 _members = msgspec.json.Decoder(dict[str, Raw])
 _elements = msgspec.json.Decoder(list[Raw])
 _value = msgspec.json.Decoder(str | int | bool | None)
@@ -103,6 +106,22 @@ def decode_event(body: bytes) -> Message:
 
 def decode_batch(body: bytes) -> list[Message]:
     """Messages from a JSON batch. Raises `InvalidArgument`, naming index and member."""
+    try:
+        body.decode()  # msgspec.Raw lets invalid UTF-8 through
+        events = _plain_batch.decode(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return _decode_any_batch(body)
+    messages: list[Message] = []
+    for index, event in enumerate(events):
+        try:
+            messages.append(_message_of_plain(event, messages[-1] if messages else None))
+        except TriviumError as error:
+            raise error.within(f"messages[{index}]") from error
+    return messages
+
+
+def _decode_any_batch(body: bytes) -> list[Message]:
+    """As `decode_batch`, for events of any kind; what is wrong is told here."""
     check_json(body, "body")
     try:
         elements = _elements.decode(body)
@@ -194,10 +213,20 @@ def _attribute_members(message: Message, time: datetime | None) -> dict[str, Any
 def parse_time(text: str, field: str) -> datetime:
     """A time of RFC 3339, in UTC, cut to microseconds."""
     try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
+        return _in_utc(msgspec.convert(text, _Time), field)
+    except msgspec.ValidationError as error:
+        raise _not_a_time(field) from error
+
+
+def _in_utc(time: datetime, field: str) -> datetime:
+    try:
         return time.astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError) as error:
-        raise InvalidArgument("must be a time such as '2026-01-31T12:00:00.5Z' (RFC 3339)", field=field) from error
+    except OverflowError as error:
+        raise _not_a_time(field) from error
+
+
+def _not_a_time(field: str) -> InvalidArgument:
+    return InvalidArgument("must be a time such as '2026-01-31T12:00:00.5Z' (RFC 3339)", field=field)
 
 
 def format_time(time: datetime) -> str:
@@ -210,16 +239,27 @@ def _decode_members(body: bytes | Raw, required: Iterable[str] = REQUIRED) -> Me
         event = _plain.decode(body)
     except (msgspec.ValidationError, RecursionError):  # it is of another kind, or wrong, which then says where
         return _decode_any(body, required)
+    return _message_of_plain(event)
+
+
+def _message_of_plain(event: _Plain, before: Message | None = None) -> Message:
+    """Its message. Names are mostly those of the message before it, and then kept in memory once."""
     content_type = JSON if event.datacontenttype is None else event.datacontenttype
-    return new_message(
-        _content(event.data, event.data_base64, content_type),
+    source, type_ = event.source, event.type
+    if before is not None:
+        source = before.source if source == before.source else source
+        type_ = before.type if type_ == before.type else type_
+        content_type = before.content_type if content_type == before.content_type else content_type
+    return Message(
         id=event.id,
-        source=event.source,
-        type=event.type,
+        source=source,
+        type=type_,
+        data=_content(event.data, event.data_base64, content_type),
         content_type=content_type,
         subject=event.subject,
-        time=None if event.time is None else parse_time(event.time, "time"),
+        time=None if event.time is None else _in_utc(event.time, "time"),
         key=event.partitionkey,
+        attributes=NO_ATTRIBUTES,
     )
 
 

@@ -174,6 +174,27 @@ def test_a_bad_message_of_a_batch_is_named_by_its_index() -> None:
     assert large.value.field == "messages[1].data"
 
 
+@pytest.mark.parametrize("field", ["source", "type", "content_type"])
+@pytest.mark.parametrize("text", ["", "x" * 256, "a\n"])
+def test_names_that_follow_other_names_are_checked(field: str, text: str) -> None:
+    """What messages of a batch share is judged once; what they do not share, is judged of each, and counted."""
+    with pytest.raises(InvalidArgument) as caught:
+        LIMITS.check_batch([new_message(b""), new_message(b""), with_text(field, text)])
+    assert caught.value.field == f"messages[2].{field}"
+    messages = [new_message(b"", id="i"), with_text(field, "text/plain"), new_message(b"", id="i")]
+    assert LIMITS.check_batch(messages) == sum(map(LIMITS.check, messages))
+
+
+def test_data_is_judged_by_the_content_type_of_its_message() -> None:
+    """Whatever stands beside it in its batch."""
+    json, text, plain = (new_message(b"\xff", content_type=kind) for kind in ("application/json", "text/plain", "a/b"))
+    assert LIMITS.check_batch([plain, plain]) > 0
+    for index, batch in enumerate(([json, plain], [plain, json, plain], [plain, plain, text])):
+        with pytest.raises(InvalidArgument, match="UTF-8") as caught:
+            LIMITS.check_batch(batch)
+        assert caught.value.field == f"messages[{index}].data"
+
+
 def test_a_message_on_its_own_is_named_without_an_index() -> None:
     """A batch of one is no batch to the caller of a single publish."""
     with pytest.raises(InvalidArgument) as caught:

@@ -89,6 +89,31 @@ def test_plain_events_are_read_as_all_others(members: dict[str, Any]) -> None:
     assert found[0] == found[1]
 
 
+@given(st.lists(st.dictionaries(MEMBERS, VALUES).map(lambda members: PLAIN | members), min_size=1, max_size=4))
+def test_batches_are_read_as_their_events_are_alone(events: list[dict[str, Any]]) -> None:
+    """The short way of a batch ends as the long one does: with the same messages, or the error of the first bad one."""
+    expected: Any = []
+    try:
+        for event in events:
+            expected.append(cloudevents._decode_any(msgspec.json.encode(event), cloudevents.REQUIRED))
+    except InvalidArgument as error:
+        expected = (f"messages[{len(expected)}].{error.field}", error.detail)
+    try:
+        found: Any = cloudevents.decode_batch(msgspec.json.encode(events))
+    except InvalidArgument as error:
+        found = (error.field, error.detail)
+    assert found == expected
+
+
+@pytest.mark.parametrize("data", [b'"\xff"', b'{"a":\xff}'])
+def test_a_batch_that_is_not_utf8_is_refused(data: bytes) -> None:
+    """Also where its data would be kept as it came."""
+    event = msgspec.json.encode(PLAIN)[:-1] + b',"data":' + data + b"}"
+    with pytest.raises(InvalidArgument, match="must be UTF-8") as caught:
+        cloudevents.decode_batch(b"[" + event + b"]")
+    assert caught.value.field == "body"
+
+
 @pytest.mark.parametrize("decode", [cloudevents.decode_event, lambda body: cloudevents.decode_batch(b"[%b]" % body)])
 def test_data_of_any_depth_is_taken_or_refused(decode: Callable[[bytes], Any]) -> None:
     """At no depth is it another error, by which a message of RabbitMQ would come again and again."""
