@@ -136,9 +136,14 @@ def new_message(
 def weight(message: Message) -> int:
     """About the bytes that a message takes on a wire, never less than its protobuf form."""
     strings = len(message.id) + len(message.source) + len(message.type) + len(message.content_type)
-    found = len(message.data) + 4 * (strings + len(message.subject or "") + len(message.key or "")) + 300
-    for name, value in message.attributes.items():
-        found += len(name) + 4 * len(value) + 8
+    if message.subject is not None:
+        strings += len(message.subject)
+    if message.key is not None:
+        strings += len(message.key)
+    found = len(message.data) + 4 * strings + 300
+    if message.attributes:
+        for name, value in message.attributes.items():
+            found += len(name) + 4 * len(value) + 8
     return found
 
 

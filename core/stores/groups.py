@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 import structlog
 
 from core.errors import DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
-from core.messages import Message, Published, StoredMessage
+from core.messages import Message, Published
+from core.stores.runs import Run
 from core.telemetry import vocabulary
 from core.telemetry.figures import Figure, Histogram
 from core.telemetry.metrics import bound
@@ -44,11 +45,11 @@ class Unit:
         self, topic: str, messages: Sequence[Message], size: int, future: asyncio.Future[tuple[Published, ...]]
     ) -> None:
         self.topic = topic
-        self.messages = messages
+        self.messages = tuple(messages)  # the caller's list stays its own
         self.bytes = size + len(messages) * _MESSAGE_BYTES
         self.future = future
         self.published: tuple[Published, ...] = ()
-        self.stored: Sequence[StoredMessage] = ()
+        self.stored: Run | None = None
         self.error: TriviumError | None = None
 
     def settle(self, failure: TriviumError | None) -> None:
@@ -242,7 +243,7 @@ class GroupCommit:
     def _count(self, units: Sequence[Unit]) -> None:
         stored = published = 0
         for unit in units:
-            stored += len(unit.stored)
+            stored += len(unit.stored.messages) if unit.stored is not None else 0
             published += len(unit.published)
         self.groups += 1
         self.messages += stored

@@ -1,13 +1,13 @@
 """A message as a row of the table `messages`, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
 
-from core.messages import Message, StoredMessage
+from core.messages import NO_ATTRIBUTES, Message, StoredMessage
 from core.stores.schema import OFFSET_BITS
 
 Row: TypeAlias = tuple[Any, ...]
@@ -31,22 +31,26 @@ def position(topic_number: int, offset: int) -> int:
     return topic_number << OFFSET_BITS | min(offset, _OFFSET_MASK)
 
 
-def to_row(topic_number: int, offset: int, time: datetime, message: Message) -> Row:
-    """`time` is the stored message's."""
-    return (
-        topic_number << OFFSET_BITS | offset,
-        topic_number,
-        message.id,
-        message.source,
-        message.type,
-        (time - _EPOCH) // _MICROSECOND,
-        message.time is not None,
-        message.content_type,
-        message.subject,
-        message.key,
-        _attributes_to_text(message.attributes),
-        message.data,
-    )
+def append_to(
+    values: list[object], topic_number: int, first: int, now_micros: int, messages: Iterable[Message]
+) -> None:
+    """Append the rows of messages at the offsets from `first` on; those that brought no time get `now_micros`."""
+    for place, message in enumerate(messages, topic_number << OFFSET_BITS | first):
+        time = message.time
+        values += (
+            place,
+            topic_number,
+            message.id,
+            message.source,
+            message.type,
+            now_micros if time is None else to_micros(time),
+            time is not None,
+            message.content_type,
+            message.subject,
+            message.key,
+            _encode_attributes(message.attributes).decode() if message.attributes else None,
+            message.data,
+        )
 
 
 def from_row(topic: str, row: Row) -> StoredMessage:
@@ -62,7 +66,7 @@ def from_row(topic: str, row: Row) -> StoredMessage:
         subject=subject,
         time=time if time_given else None,
         key=key,
-        attributes=_decode_attributes(attributes) if attributes else {},
+        attributes=_decode_attributes(attributes) if attributes else NO_ATTRIBUTES,
     )
     return StoredMessage(topic, place & _OFFSET_MASK, time, message)
 
@@ -72,5 +76,5 @@ def _time_of(micros: int) -> datetime:
     return _EPOCH + timedelta(0, 0, micros)
 
 
-def _attributes_to_text(attributes: Mapping[str, str]) -> str | None:
-    return _encode_attributes(attributes).decode() if attributes else None
+def to_micros(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND

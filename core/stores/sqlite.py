@@ -178,7 +178,7 @@ class SqliteLog:
         yield from self._groups.figures()
 
     def _committed(self, units: Sequence[Unit]) -> None:
-        heads = self._tails.extend(one for unit in units for one in unit.stored)
+        heads = self._tails.extend(unit.stored for unit in units if unit.stored is not None)
         if heads:
             for listener in self._watchers:
                 listener(heads)

@@ -1,29 +1,33 @@
 """The newest messages of every topic in memory, shared by everybody who reads them."""
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 
 from core.messages import StoredMessage, weight
+from core.stores.runs import Run
 
+_first = attrgetter("first")
 #: The Python objects around a message, in bytes, measured with tracemalloc.
 _OBJECTS = 600
 
 
 class _Tail:
-    """The messages up to the head of one topic, without a gap, and who waits for the next one."""
+    """The runs up to the head of one topic, without a gap, and who waits for the next one."""
 
-    __slots__ = ("messages", "moved", "topic", "waiting")
+    __slots__ = ("moved", "runs", "topic", "waiting")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.messages: deque[StoredMessage] = deque()
+        self.runs: deque[Run] = deque()
         self.moved = asyncio.Event()
         self.waiting = 0
 
 
 class Tails:
-    """Heads and newest messages per topic, bounded in bytes over all topics; the oldest leave first."""
+    """Heads and newest messages per topic, bounded in bytes over all topics; the oldest runs leave first, in whole."""
 
     def __init__(self, max_bytes: int) -> None:
         self.heads: dict[str, int] = {}
@@ -31,8 +35,7 @@ class Tails:
         self.bytes = 0
         self.max_bytes = max_bytes
         self._tails: dict[str, _Tail] = {}
-        #: Each message that is here, as its tail and its size: to weigh old ones again reads memory that is cold.
-        self._arrivals: deque[tuple[_Tail, int]] = deque()
+        self._arrivals: deque[Run] = deque()
         self._released = False
 
     def begin(self, heads: dict[str, int]) -> None:
@@ -40,13 +43,14 @@ class Tails:
         self.heads = heads
         self.messages = sum(heads.values())
 
-    def extend(self, stored: Iterable[StoredMessage]) -> dict[str, int]:
+    def extend(self, runs: Iterable[Run]) -> dict[str, int]:
         """Take in what was committed, in offset order per topic; the answer is the new head of each topic."""
         moved: dict[str, int] = {}
-        for one in stored:
-            self._add(one)
-            moved[one.topic] = one.offset
-            self.messages += 1
+        for run in runs:
+            self._add(run)
+            count = len(run.messages)
+            moved[run.topic] = run.first + count - 1
+            self.messages += count
         self.heads.update(moved)
         for topic in moved:
             tail = self._tails[topic]
@@ -59,14 +63,14 @@ class Tails:
     def remember(self, newest: StoredMessage) -> None:
         """Keep a topic's newest message that was read from disk."""
         tail = self._tails.get(newest.topic)
-        if self.heads.get(newest.topic) == newest.offset and (tail is None or not tail.messages):
-            self._add(newest)
+        if self.heads.get(newest.topic) == newest.offset and (tail is None or not tail.runs):
+            self._add(Run(newest.topic, newest.offset, newest.time, (newest.message,)))
             self._evict()
 
     def newest(self, topic: str) -> StoredMessage | None:
         """The newest message of `topic`, if it is in memory."""
         tail = self._tails.get(topic)
-        return tail.messages[-1] if tail is not None and tail.messages else None
+        return tail.runs[-1].places()[-1] if tail is not None and tail.runs else None
 
     def after(self, topic: str, cursor: int, limit: int, max_bytes: int) -> tuple[StoredMessage, ...] | None:
         """Messages after `cursor` as `MessageLog.read` gives them, or None if the first of them is on disk only."""
@@ -74,16 +78,26 @@ class Tails:
         if behind <= 0:
             return ()
         tail = self._tails.get(topic)
-        if tail is None or len(tail.messages) < behind:
+        if tail is None or not tail.runs or tail.runs[0].first > cursor + 1:
             return None
+        runs = tail.runs
+        begin = len(runs) - 1
+        if runs[begin].first > cursor + 1:
+            # each run holds a message at least, so it is none of those further from the end, where a deque is slow
+            begin = bisect_right(runs, cursor + 1, max(len(runs) - behind, 0), key=_first) - 1
+        skipped = cursor + 1 - runs[begin].first
         found: list[StoredMessage] = []
         size = 0
-        for index in range(-behind, min(limit, behind) - behind):  # a deque is indexed fast from its end
-            one = tail.messages[index]
-            size += weight(one.message)
-            if found and size > max_bytes:
-                break
-            found.append(one)
+        for index in range(begin, len(runs)):
+            run = runs[index]
+            for one in run.stored or run.places():
+                if skipped:
+                    skipped -= 1
+                    continue
+                size += weight(one.message)
+                if len(found) == limit or (found and size > max_bytes):
+                    return tuple(found)
+                found.append(one)
         return tuple(found)
 
     async def beyond(self, topic: str, cursor: int) -> None:
@@ -109,20 +123,21 @@ class Tails:
             tail = self._tails[topic] = _Tail(topic)
         return tail
 
-    def _add(self, one: StoredMessage) -> None:
-        tail = self._tail(one.topic)
-        size = weight(one.message) + _OBJECTS
-        tail.messages.append(one)
-        self._arrivals.append((tail, size))
-        self.bytes += size
+    def _add(self, run: Run) -> None:
+        # now, since to weigh old messages reads memory that is cold
+        run.bytes = sum([weight(message) + _OBJECTS for message in run.messages])
+        self._tail(run.topic).runs.append(run)
+        self._arrivals.append(run)
+        self.bytes += run.bytes
 
     def _evict(self) -> None:
         while self.bytes > self.max_bytes:
-            tail, size = self._arrivals.popleft()
-            self.bytes -= size
-            tail.messages.popleft()
+            oldest = self._arrivals.popleft()
+            self.bytes -= oldest.bytes
+            tail = self._tails[oldest.topic]
+            tail.runs.popleft()
             self._drop_if_idle(tail)
 
     def _drop_if_idle(self, tail: _Tail) -> None:
-        if not tail.messages and not tail.waiting:
+        if not tail.runs and not tail.waiting:
             self._tails.pop(tail.topic, None)

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from core.errors import Conflict, Internal, TooLarge, TriviumError, Unavailable
-from core.messages import Message, Published, StoredMessage, same_content
+from core.messages import Message, Published, same_content
 from core.ports import Clock
 from core.stores import rows
 from core.stores.groups import Cursors, StoreBroken, Unit, log
+from core.stores.runs import Run
 
 _ROW = f"({','.join('?' * rows.WIDTH)})"
 _INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES {_ROW} ON CONFLICT DO NOTHING"  # noqa: S608
@@ -117,20 +118,20 @@ class Writer:
     def _placed(self, units: Sequence[Unit], touched: set[Topic]) -> list[object] | None:
         """The rows of a group, one behind another, as if all of it were new; None if a topic is."""
         now = self._clock.now()
+        now_micros = rows.to_micros(now)
         values: list[object] = []
         for unit in units:
             topic = self.topics.get(unit.topic)
             if topic is None:
                 return None
             touched.add(topic)
-            stored: list[StoredMessage] = []
-            for offset, message in enumerate(unit.messages, topic.head + 1):
-                time = message.time or now
-                values += rows.to_row(topic.number, offset, time, message)
-                stored.append(StoredMessage(topic.name, offset, time, message))
-            topic.head += len(stored)
-            unit.stored = stored
-            unit.published = tuple([Published(topic.name, one.offset, one.message.id, False) for one in stored])
+            first = topic.head + 1
+            rows.append_to(values, topic.number, first, now_micros, unit.messages)
+            topic.head += len(unit.messages)
+            unit.stored = Run(topic.name, first, now, unit.messages)
+            unit.published = tuple(
+                [Published(topic.name, offset, one.id, False) for offset, one in enumerate(unit.messages, first)]
+            )
         return values
 
     def _insert(self, values: Sequence[object]) -> bool:
@@ -152,7 +153,7 @@ class Writer:
 
     def _append_each(self, units: Sequence[Unit], touched: set[Topic]) -> None:
         for unit in units:
-            unit.stored, unit.published = (), ()
+            unit.stored, unit.published = None, ()
             try:
                 topic = self.topics.get(unit.topic) or self._new_topic(unit.topic)
                 touched.add(topic)
@@ -163,16 +164,17 @@ class Writer:
     def _append(self, topic: Topic, unit: Unit) -> None:
         first = topic.head
         now = self._clock.now()
-        stored: list[StoredMessage] = []
+        stored: list[Message] = []
         published: list[Published] = []
         try:
             for index, message in enumerate(unit.messages):
                 offset = topic.head + 1
-                time = message.time or now
-                self._cursor.execute(_INSERT, rows.to_row(topic.number, offset, time, message))
+                row: list[object] = []
+                rows.append_to(row, topic.number, offset, rows.to_micros(now), (message,))
+                self._cursor.execute(_INSERT, row)
                 if self._connection.changes():
                     topic.head = offset
-                    stored.append(StoredMessage(topic.name, offset, time, message))
+                    stored.append(message)
                     published.append(Published(topic.name, offset, message.id, False))
                 else:
                     offset = self._repeated(topic, message, index if len(unit.messages) > 1 else None)
@@ -185,7 +187,7 @@ class Writer:
                 raise
             log.exception("a message can't be stored", topic=topic.name)
             raise Internal("the message could not be stored") from error
-        unit.stored = stored
+        unit.stored = Run(topic.name, first + 1, now, stored) if stored else None
         unit.published = tuple(published)
 
     def _repeated(self, topic: Topic, message: Message, index: int | None) -> int:

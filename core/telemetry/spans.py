@@ -193,7 +193,9 @@ class Tracing:
         ]
         if not contexts:
             return
-        attributes = {"messaging.batch.message_count": sum(len(unit.stored) for unit in units)}
+        attributes = {
+            "messaging.batch.message_count": sum(len(unit.stored.messages) for unit in units if unit.stored is not None)
+        }
         links = contexts[1 : _LINKS + 1]
         if (span := self.begin("commit", SpanKind.INTERNAL, contexts[0], attributes, links)) is not None:
             span.begun -= int(seconds * 1e9)

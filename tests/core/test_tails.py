@@ -7,23 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.messages import StoredMessage, new_message, weight
+from core.messages import Message, StoredMessage, new_message, weight
+from core.stores.runs import Run
 from core.stores.tails import _OBJECTS, Tails
 from tests.core.opening import offsets
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def stored(topic: str, offset: int, size: int = 10) -> StoredMessage:
-    return StoredMessage(topic, offset, NOW, new_message(b"x" * size))
+def message(size: int = 10) -> Message:
+    return new_message(b"x" * size)
+
+
+def stored(topic: str, offset: int) -> StoredMessage:
+    return StoredMessage(topic, offset, NOW, message())
+
+
+def run(topic: str, first: int, *sizes: int) -> Run:
+    """What one publication stored: messages of these sizes."""
+    return Run(topic, first, NOW, [message(size) for size in sizes])
 
 
 #: What one such message counts.
-COST = weight(stored("a", 1).message) + _OBJECTS
+COST = weight(message()) + _OBJECTS
 
 
-def some(topic: str, first: int, last: int) -> list[StoredMessage]:
-    return [stored(topic, offset) for offset in range(first, last + 1)]
+def some(topic: str, first: int, last: int) -> list[Run]:
+    """Each of them published alone."""
+    return [run(topic, offset, 10) for offset in range(first, last + 1)]
 
 
 def test_what_was_committed_can_be_read_from_any_cursor() -> None:
@@ -45,7 +56,7 @@ def test_a_page_holds_one_message_however_large_and_else_keeps_to_its_bytes() ->
     """As `MessageLog.read` promises."""
     tails = Tails(COST * 10)
     tails.extend(some("a", 1, 5))
-    one = weight(stored("a", 1).message)
+    one = weight(message())
     assert [len(tails.after("a", 0, 10, size) or ()) for size in (0, one, 2 * one - 1, 2 * one, 9 * one)] == [
         1,
         1,
@@ -73,10 +84,10 @@ def test_the_oldest_of_all_topics_leave_first() -> None:
 def test_a_message_larger_than_the_bound_is_not_kept() -> None:
     """Memory is bounded under any load."""
     tails = Tails(COST)
-    tails.extend([stored("a", 1), stored("a", 2, size=10_000)])
+    tails.extend([run("a", 1, 10), run("a", 2, 10_000)])
     assert tails.bytes == 0
     assert tails.newest("a") is None
-    tails.extend([stored("a", 3)])
+    tails.extend(some("a", 3, 3))
     assert offsets(tails.after("a", 2, 9, 9) or ()) == [3]
 
 
@@ -94,18 +105,55 @@ def test_the_newest_read_from_disk_is_kept_if_it_still_is_the_newest() -> None:
     assert offsets(tails.after("a", 6, 9, 10**9) or ()) == [7, 8]
 
 
+@pytest.mark.parametrize("sizes", [(10, 10, 10, 10), (4, 1, 2), (1, 1, 5), (7,)])
+def test_messages_that_were_published_together_are_read_like_all_others(sizes: tuple[int, ...]) -> None:
+    """From any cursor, to any limit, within any bytes; each has its time, its own or that of its commit."""
+    given = datetime(2020, 1, 1, tzinfo=UTC)
+    tails = Tails(COST * 100)
+    first = 1
+    for count in sizes:
+        messages = [new_message(b"x" * 10, time=given if index else None) for index in range(count)]
+        tails.extend([Run("a", first, NOW, messages)])
+        assert tails.newest("a") == StoredMessage("a", first + count - 1, given if count > 1 else NOW, messages[-1])
+        first += count
+    one = weight(message())
+    for cursor in range(first):
+        for limit in range(1, first):
+            for fit in range(1, limit + 1):
+                found = tails.after("a", cursor, limit, fit * one)
+                assert found is not None
+                assert offsets(found) == list(range(cursor + 1, min(cursor + fit + 1, first)))
+    assert tails.after("a", 0, 1, 0) == tails.after("a", 0, 1, 10**9)
+    assert tails.messages == first - 1
+
+
+def test_what_was_published_together_leaves_together() -> None:
+    """A cursor within it is then told to read from disk."""
+    tails = Tails(COST * 5)
+    tails.extend([run("a", 1, 10, 10, 10), run("a", 4, 10, 10)])
+    assert offsets(tails.after("a", 1, 9, 10**9) or ()) == [2, 3, 4, 5]
+    tails.extend(some("b", 1, 1))
+    assert tails.bytes == COST * 3
+    assert tails.after("a", 2, 9, 10**9) is None
+    assert offsets(tails.after("a", 3, 9, 10**9) or ()) == [4, 5]
+
+
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.integers(0, 3000)), max_size=40),
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.lists(st.integers(0, 3000), min_size=1, max_size=4), st.booleans()),
+        max_size=40,
+    ),
     st.integers(0, 6 * COST),
 )
-def test_whatever_is_evicted_what_is_left_has_no_gap(commits: list[tuple[str, int, int]], bound: int) -> None:
+def test_whatever_is_evicted_what_is_left_has_no_gap(commits: list[tuple[str, list[int], bool]], bound: int) -> None:
     """A read is answered in full or sent to disk, and the bytes are those of what is left."""
     tails = Tails(bound)
     heads = dict.fromkeys("abc", 0)
-    for topic, count, size in commits:
+    for topic, sizes, together in commits:
         first = heads[topic] + 1
-        heads[topic] += count
-        tails.extend([stored(topic, offset, size) for offset in range(first, first + count)])
+        heads[topic] += len(sizes)
+        alone = [run(topic, offset, size) for offset, size in enumerate(sizes, first)]
+        tails.extend([run(topic, first, *sizes)] if together else alone)
         assert tails.bytes <= bound
         kept = 0
         for one, head in heads.items():
@@ -153,7 +201,7 @@ async def test_eviction_forgets_nobody_who_waits() -> None:
     await asyncio.sleep(0)
     tails.extend(some("b", 1, 1))
     assert tails.newest("a") is None
-    tails.extend([stored("a", 2, size=10_000)])
+    tails.extend([run("a", 2, 10_000)])
     await waiting
     assert not tails._tails
 

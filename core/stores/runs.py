@@ -1,0 +1,33 @@
+"""What one publication stored."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from core.messages import Message, StoredMessage
+
+
+class Run(Struct, gc=False):
+    """Messages of one topic at offsets without a gap, from `first` on; those that brought no time have `time`.
+
+    It is kept as it came, since most messages are gone from memory before anybody reads them.
+    """
+
+    topic: str
+    first: int
+    time: datetime
+    messages: Sequence[Message]
+    bytes: int = 0  # that the tails count for it
+    stored: tuple[StoredMessage, ...] = ()
+
+    def places(self) -> tuple[StoredMessage, ...]:
+        """The messages at their places, the same ones for everybody who reads them."""
+        if not self.stored:
+            self.stored = tuple(
+                [
+                    StoredMessage(self.topic, offset, message.time or self.time, message)
+                    for offset, message in enumerate(self.messages, self.first)
+                ]
+            )
+        return self.stored
