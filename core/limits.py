@@ -120,7 +120,12 @@ class Limits(Struct, frozen=True, kw_only=True):
         kind: _Kind | None = None
         for index, message in enumerate(messages):
             try:
-                if kind is None or not kind.fits(message):
+                if (
+                    kind is None
+                    or message.type != kind.type
+                    or message.source != kind.source
+                    or message.content_type != kind.content_type
+                ):
                     kind = self._kind(message)
                 total += self._check(message, kind)
             except TriviumError as error:
@@ -202,9 +207,6 @@ class _Kind(Struct, frozen=True, gc=False):
     bytes: int
     has_json: bool
     has_text: bool
-
-    def fits(self, message: Message) -> bool:
-        return message.type == self.type and message.source == self.source and message.content_type == self.content_type
 
 
 def _check_text(data: bytes) -> None:

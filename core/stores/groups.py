@@ -22,8 +22,8 @@ log = structlog.get_logger("trivium.store")
 _QUIET_TURNS = 8
 _LINGER_SECONDS = 0.002
 _LINGER_UNITS = 512
-#: What a waiting message costs beside its bytes.
-_MESSAGE_BYTES = 1024
+#: What the objects of a message take in memory, with a good margin.
+_OBJECTS = 1024
 #: The thread tidies up after it was idle this long.
 _IDLE_SECONDS = 0.05
 #: Cursors that no group took along are written after this time.
@@ -46,7 +46,8 @@ class Unit:
     ) -> None:
         self.topic = topic
         self.messages = tuple(messages)  # the caller's list stays its own
-        self.bytes = size + len(messages) * _MESSAGE_BYTES
+        data = sum([len(message.data) for message in messages])
+        self.bytes = data + 4 * (size - data) + len(messages) * _OBJECTS  # a character takes up to 4 bytes in memory
         self.future = future
         self.published: tuple[Published, ...] = ()
         self.stored: Run | None = None

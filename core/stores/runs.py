@@ -18,7 +18,7 @@ class Run(Struct, gc=False):
     first: int
     time: datetime
     messages: Sequence[Message]
-    bytes: int = 0  # that the tails count for it
+    bytes: int  # of memory, at most
     stored: tuple[StoredMessage, ...] = ()
 
     def places(self) -> tuple[StoredMessage, ...]:

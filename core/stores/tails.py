@@ -10,7 +10,7 @@ from core.messages import StoredMessage, weight
 from core.stores.runs import Run
 
 _first = attrgetter("first")
-#: The Python objects around a message, in bytes, measured with tracemalloc.
+#: The Python objects around a message that was read from disk, in bytes, measured with tracemalloc.
 _OBJECTS = 600
 
 
@@ -64,7 +64,8 @@ class Tails:
         """Keep a topic's newest message that was read from disk."""
         tail = self._tails.get(newest.topic)
         if self.heads.get(newest.topic) == newest.offset and (tail is None or not tail.runs):
-            self._add(Run(newest.topic, newest.offset, newest.time, (newest.message,)))
+            size = weight(newest.message) + _OBJECTS
+            self._add(Run(newest.topic, newest.offset, newest.time, (newest.message,), size))
             self._evict()
 
     def newest(self, topic: str) -> StoredMessage | None:
@@ -124,8 +125,6 @@ class Tails:
         return tail
 
     def _add(self, run: Run) -> None:
-        # now, since to weigh old messages reads memory that is cold
-        run.bytes = sum([weight(message) + _OBJECTS for message in run.messages])
         self._tail(run.topic).runs.append(run)
         self._arrivals.append(run)
         self.bytes += run.bytes

@@ -128,7 +128,7 @@ class Writer:
             first = topic.head + 1
             rows.append_to(values, topic.number, first, now_micros, unit.messages)
             topic.head += len(unit.messages)
-            unit.stored = Run(topic.name, first, now, unit.messages)
+            unit.stored = Run(topic.name, first, now, unit.messages, unit.bytes)
             unit.published = tuple(
                 [Published(topic.name, offset, one.id, False) for offset, one in enumerate(unit.messages, first)]
             )
@@ -187,7 +187,7 @@ class Writer:
                 raise
             log.exception("a message can't be stored", topic=topic.name)
             raise Internal("the message could not be stored") from error
-        unit.stored = Run(topic.name, first + 1, now, stored) if stored else None
+        unit.stored = Run(topic.name, first + 1, now, stored, unit.bytes) if stored else None
         unit.published = tuple(published)
 
     def _repeated(self, topic: Topic, message: Message, index: int | None) -> int:

@@ -1,6 +1,7 @@
 """Group commit over a committer that the test holds in its hands."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import Conflict, DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
-from core.messages import Published
+from core.limits import Limits
+from core.messages import Published, new_message
 from core.stores.groups import Cursors, GroupCommit, StoreBroken, Unit
 from tests.core.opening import some, until
 
@@ -105,6 +107,16 @@ async def failure(answer: Awaitable[Any]) -> BaseException:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the test judges it
         await answer
     return caught.value
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "€", "\U0001f600"])
+async def test_a_unit_counts_at_least_the_memory_that_it_takes(letter: str) -> None:
+    """Also where one letter makes Python keep four bytes for each of a text; the bounds in bytes rest on it."""
+    text = "x" * 7000 + letter
+    message = new_message(b"x" * 1000, attributes={"x": text})
+    unit = Unit("t", [message], Limits().check(message), asyncio.get_running_loop().create_future())
+    held = sys.getsizeof(text) + sys.getsizeof(message.data)
+    assert held <= unit.bytes <= 5 * held
 
 
 async def test_who_comes_together_is_committed_together(groups: GroupCommit, committer: FakeCommitter) -> None:

@@ -25,7 +25,8 @@ def stored(topic: str, offset: int) -> StoredMessage:
 
 def run(topic: str, first: int, *sizes: int) -> Run:
     """What one publication stored: messages of these sizes."""
-    return Run(topic, first, NOW, [message(size) for size in sizes])
+    messages = [message(size) for size in sizes]
+    return Run(topic, first, NOW, messages, sum(weight(one) + _OBJECTS for one in messages))
 
 
 #: What one such message counts.
@@ -113,7 +114,7 @@ def test_messages_that_were_published_together_are_read_like_all_others(sizes: t
     first = 1
     for count in sizes:
         messages = [new_message(b"x" * 10, time=given if index else None) for index in range(count)]
-        tails.extend([Run("a", first, NOW, messages)])
+        tails.extend([Run("a", first, NOW, messages, COST)])
         assert tails.newest("a") == StoredMessage("a", first + count - 1, given if count > 1 else NOW, messages[-1])
         first += count
     one = weight(message())
