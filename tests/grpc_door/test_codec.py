@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 
 from core.errors import InvalidArgument, TooLarge
 from core.limits import Limits
-from core.messages import Message, Page, StoredMessage, weight
+from core.messages import Message, Page, Published, StoredMessage, weight
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.encodings import Encodings
-from transports.grpc.codec import EncodedMessages, decode_message, decode_publish, encode_request, encode_time, parse
+from transports.grpc.codec import (
+    EncodedMessages,
+    decode_message,
+    decode_publish,
+    encode_published,
+    encode_request,
+    encode_time,
+    parse,
+)
 from transports.grpc.encoding import encode_stored
 
 LIMITS = Limits(batch_messages=10)
@@ -67,6 +75,13 @@ def test_messages_survive_the_way_there_and_back(messages: list[Message]) -> Non
     """What a client encodes is decoded as the same messages."""
     raw = encode_request("topic", messages).SerializeToString()
     assert decode_publish(pb.PublishRequest, raw, LIMITS) == ("topic", messages)
+
+
+@given(st.lists(st.builds(Published, STRINGS, st.integers(1, 2**53 - 1), STRINGS, st.booleans()), max_size=3))
+def test_an_answer_tells_all_of_what_was_published(published: list[Published]) -> None:
+    """Each message of a request is answered with its topic, offset and id, and whether it is a duplicate, in order."""
+    answer = pb.PublishResponse.FromString(encode_published(published))
+    assert [Published(one.topic, one.offset, one.id, one.duplicate) for one in answer.messages] == published
 
 
 @given(STORED)

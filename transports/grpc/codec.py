@@ -89,15 +89,16 @@ def decode_publish(
 
 def decode_message(message: pb.Message) -> Message:
     """A message to publish: what is empty counts as missing, `topic` and `offset` are dropped."""
+    has = message.HasField
     return new_message(
         message.data,
         id=message.id or None,
         source=message.source or None,
         type=message.type or None,
         content_type=message.content_type or None,
-        subject=message.subject if message.HasField("subject") else None,
-        time=decode_time(message.time) if message.HasField("time") else None,
-        key=message.key if message.HasField("key") else None,
+        subject=message.subject if has("subject") else None,
+        time=decode_time(message.time) if has("time") else None,
+        key=message.key if has("key") else None,
         attributes=dict(attributes) if (attributes := message.attributes) else None,
     )
 
@@ -169,12 +170,20 @@ class EncodedMessages:
 
 
 def encode_published(published: Sequence[Published]) -> bytes:
-    """A PublishResponse; a PublishStreamResponse without a status reads the same."""
-    return pb.PublishResponse(
-        messages=[
-            pb.Published(topic=one.topic, offset=one.offset, id=one.id, duplicate=one.duplicate) for one in published
-        ]
-    ).SerializeToString()
+    """A PublishResponse; a PublishStreamResponse without a status reads the same.
+
+    Fields are set one by one: messages that are given to a constructor are made, and then copied.
+    """
+    answer = pb.PublishResponse()
+    add = answer.messages.add
+    for one in published:
+        told = add()
+        told.topic = one.topic
+        told.offset = one.offset
+        told.id = one.id
+        if one.duplicate:
+            told.duplicate = True
+    return answer.SerializeToString()
 
 
 def encode_topics(page: TopicPage) -> bytes:
