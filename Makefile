@@ -3,7 +3,8 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
-BENCH_VENV := bench/.venv
+RUNTIME_VENV := bench/.runtime
+PEERS_VENV := bench/.venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary :all: -r
 ARGS ?=
@@ -77,29 +78,32 @@ $(VENV)/requirements.txt $(VENV)/requirements-dev.txt: $(VENV)/%: % | $(VENV)/py
 $(VENV)/pyvenv.cfg:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh tools/venv.sh
 
-# Trivium and the tools run in $(VENV), as users have it; the peers in an environment of their own.
-bench: venv bench-venv rabbitmq
-	@$(BIN)/python -m bench $(BENCH_ARGS)
+# Trivium runs as its users have it, without the tools of development, some of which its libraries would import;
+# the peers run in an environment of their own.
+bench: bench-venv rabbitmq
+	@$(RUNTIME_VENV)/bin/python -m bench $(BENCH_ARGS)
 
-bench-quick: venv bench-venv rabbitmq
-	@$(BIN)/python -m bench --quick $(BENCH_ARGS)
+bench-quick: bench-venv rabbitmq
+	@$(RUNTIME_VENV)/bin/python -m bench --quick $(BENCH_ARGS)
 
-bench-venv: $(BENCH_VENV)/requirements.txt
+bench-venv: $(RUNTIME_VENV)/requirements.txt $(PEERS_VENV)/requirements.txt
 	@tools/install_load_tools.sh
 
-$(BENCH_VENV)/requirements.txt: bench/requirements.txt | $(BENCH_VENV)/pyvenv.cfg
+$(RUNTIME_VENV)/requirements.txt: requirements.txt
+$(PEERS_VENV)/requirements.txt: bench/requirements.txt
+$(RUNTIME_VENV)/requirements.txt $(PEERS_VENV)/requirements.txt: %/requirements.txt: | %/pyvenv.cfg
 	@echo 'Installing $< ...' >&2
-	@$(subst $(BIN),$(BENCH_VENV)/bin,$(INSTALL)) $<
+	@$(subst $(BIN),$*/bin,$(INSTALL)) $<
 	@cp $< $@
 
-$(BENCH_VENV)/pyvenv.cfg:
-	@PYTHON='$(PYTHON)' VENV='$(BENCH_VENV)' sh tools/venv.sh
+$(RUNTIME_VENV)/pyvenv.cfg $(PEERS_VENV)/pyvenv.cfg: %/pyvenv.cfg:
+	@PYTHON='$(PYTHON)' VENV='$*' sh tools/venv.sh
 
 rabbitmq:
 	@tools/install_rabbitmq.sh
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
+	rm -rf $(VENV) $(RUNTIME_VENV) $(PEERS_VENV) .trivium certs build dist *.egg-info .coverage* htmlcov .hypothesis .schemathesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

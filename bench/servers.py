@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 ROOT = Path(__file__).parents[1]
-#: Trivium runs in the environment of its users, the peers in one of their own.
+#: Trivium runs in the environment of its users, which is the one of this program, the peers in one of their own.
 OURS = Path(sys.executable)
 PEERS = ROOT / "bench/.venv/bin"
 HOST = "127.0.0.1"
