@@ -34,8 +34,8 @@ _MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TO
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
 _UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
-#: Content types whose meaning is remembered: publishers use few, and it is asked for every message.
-_KNOWN_TYPES = 256
+#: Kinds of messages that are remembered: publishers use few, and each would be judged anew for every message.
+_KNOWN_KINDS = 1024
 _NO_OFFSET = timedelta(0)
 _json_syntax = msgspec.json.Decoder(msgspec.Raw)
 
@@ -93,12 +93,6 @@ def check_json(data: bytes, field: str) -> None:
         raise InvalidArgument(f"must be valid JSON: {error}", field=field) from error
 
 
-@lru_cache(_KNOWN_TYPES)
-def _demands(content_type: str) -> tuple[bool, bool, bool]:
-    """Whether it is a media type at all, and whether its data has to be JSON, or text. Of types within the limits."""
-    return _MEDIA_TYPE.match(content_type) is not None, is_json(content_type), is_text(content_type)
-
-
 class Limits(Struct, frozen=True, kw_only=True):
     """Bounds of a message and a batch, in bytes of UTF-8 where not said otherwise."""
 
@@ -126,7 +120,7 @@ class Limits(Struct, frozen=True, kw_only=True):
                     or message.source != kind.source
                     or message.content_type != kind.content_type
                 ):
-                    kind = self._kind(message)
+                    kind = _kind(message.source, message.type, message.content_type, self.attribute_bytes)
                 total += self._check(message, kind)
             except TriviumError as error:
                 raise error.within(f"messages[{index}]") from error
@@ -141,22 +135,14 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     def check(self, message: Message) -> int:
         """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""
-        return self._check(message, self._kind(message))
-
-    def _kind(self, message: Message) -> "_Kind":
-        source, type_, content_type = message.source, message.type, message.content_type
-        size = self._string("source", source) + self._string("type", type_) + self._string("content_type", content_type)
-        is_type, has_json, has_text = _demands(content_type)
-        if not is_type:
-            raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
-        return _Kind(source, type_, content_type, size, has_json, has_text)
+        return self._check(message, _kind(message.source, message.type, message.content_type, self.attribute_bytes))
 
     def _check(self, message: Message, kind: "_Kind") -> int:
-        size = kind.bytes + self._string("id", message.id)
+        size = kind.bytes + _string("id", message.id, self.attribute_bytes)
         if message.subject is not None:
-            size += self._string("subject", message.subject)
+            size += _string("subject", message.subject, self.attribute_bytes)
         if message.key is not None:
-            size += self._string("key", message.key)
+            size += _string("key", message.key, self.attribute_bytes)
         if message.attributes:
             size += self._extensions(message)
         if size > self.attributes_bytes:
@@ -172,14 +158,6 @@ class Limits(Struct, frozen=True, kw_only=True):
                 check_json(data, "data")
             elif kind.has_text:
                 _check_text(data)
-        return size
-
-    def _string(self, name: str, value: str) -> int:
-        size = _utf8_length(name, value)
-        if not 0 < size <= self.attribute_bytes:
-            raise InvalidArgument(
-                f"must be at most {self.attribute_bytes} bytes, not {size}" if size else "must not be empty", field=name
-            )
         return size
 
     def _extensions(self, message: Message) -> int:
@@ -199,7 +177,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class _Kind(Struct, frozen=True, gc=False):
-    """What a run of messages shares and obeys the rules: it is checked once for all of them."""
+    """What messages of one source, type and content type share, once it was found to obey the rules."""
 
     source: str
     type: str
@@ -207,6 +185,21 @@ class _Kind(Struct, frozen=True, gc=False):
     bytes: int
     has_json: bool
     has_text: bool
+
+
+@lru_cache(_KNOWN_KINDS)
+def _kind(source: str, type: str, content_type: str, most: int) -> _Kind:
+    size = _string("source", source, most) + _string("type", type, most) + _string("content_type", content_type, most)
+    if not _MEDIA_TYPE.match(content_type):
+        raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
+    return _Kind(source, type, content_type, size, is_json(content_type), is_text(content_type))
+
+
+def _string(name: str, value: str, most: int) -> int:
+    size = _utf8_length(name, value)
+    if not 0 < size <= most:
+        raise InvalidArgument(f"must be at most {most} bytes, not {size}" if size else "must not be empty", field=name)
+    return size
 
 
 def _check_text(data: bytes) -> None:

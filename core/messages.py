@@ -2,8 +2,9 @@
 
 import os
 import time as _time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -20,7 +21,7 @@ TRACE_ATTRIBUTES = frozenset({"traceparent", "tracestate", "baggage"})
 #: another thread: that was 6% of the AMQP door's inbox.
 _random: list[str] = []
 _DRAWN = 256
-_RANDOM_BYTES = 10
+_RANDOM_DIGITS = 20
 #: The digit that tells the variant, by two random bits of another digit (RFC 9562, section 4.1).
 _VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 
@@ -172,8 +173,17 @@ def _without_trace(attributes: Mapping[str, str]) -> Mapping[str, str]:
 def uuid7() -> str:
     """A UUID of version 7 (RFC 9562): ordered by time, which keeps the identity index compact."""
     if not _random:
-        drawn = os.urandom(_DRAWN * _RANDOM_BYTES).hex()
-        _random.extend(drawn[at : at + 2 * _RANDOM_BYTES] for at in range(0, len(drawn), 2 * _RANDOM_BYTES))
-    random = _random.pop()
-    time = f"{_time.time_ns() // 1_000_000:012x}"
-    return f"{time[:8]}-{time[8:]}-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
+        _random.extend(_drawn())
+    return _begin(_time.time_ns() // 1_000_000) + _random.pop()
+
+
+@lru_cache(1)
+def _begin(milliseconds: int) -> str:
+    time = f"{milliseconds:012x}"
+    return f"{time[:8]}-{time[8:]}-7"
+
+
+def _drawn() -> Iterator[str]:
+    digits = os.urandom(_DRAWN * _RANDOM_DIGITS // 2).hex()
+    for at in range(0, len(digits), _RANDOM_DIGITS):
+        yield f"{digits[at : at + 3]}-{_VARIANT[digits[at + 3]]}{digits[at + 4 : at + 7]}-{digits[at + 7 : at + 19]}"

@@ -54,6 +54,8 @@ def message_of(attributes: Mapping[str, str], data: bytes, content_type: str | N
     `topic` and `offset` are the server's and dropped. Raises `InvalidArgument` for a specversion that is not 1.0
     and a time that is not one; everything else is judged when the message is published.
     """
+    if not attributes:
+        return new_message(data, content_type=content_type)
     version = attributes.get("specversion", SPECVERSION)
     if version != SPECVERSION:
         raise InvalidArgument(f"must be {SPECVERSION!r}, not {version[:20]!r}", field="specversion")
