@@ -21,6 +21,10 @@ class Run(Struct, gc=False):
     bytes: int  # of memory, at most
     stored: tuple[StoredMessage, ...] = ()
 
+    def joined(self, later: "Run") -> "Run":
+        """One run of this one and `later`, which stands behind it and has the same time."""
+        return Run(self.topic, self.first, self.time, (*self.messages, *later.messages), self.bytes + later.bytes)
+
     def places(self) -> tuple[StoredMessage, ...]:
         """The messages at their places, the same ones for everybody who reads them."""
         if not self.stored:

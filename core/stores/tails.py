@@ -9,6 +9,8 @@ from operator import attrgetter
 from core.messages import StoredMessage, weight
 from core.stores.runs import Run
 
+#: Runs of one commit are joined up to here: then there is less to keep, and to throw out, for each message.
+_RUN_BYTES = 64 * 1024
 _first = attrgetter("first")
 #: The Python objects around a message that was read from disk, in bytes, measured with tracemalloc.
 _OBJECTS = 600
@@ -45,12 +47,20 @@ class Tails:
 
     def extend(self, runs: Iterable[Run]) -> dict[str, int]:
         """Take in what was committed, in offset order per topic; the answer is the new head of each topic."""
-        moved: dict[str, int] = {}
+        newest: dict[str, Run] = {}
         for run in runs:
+            self.messages += len(run.messages)
+            before = newest.get(run.topic)
+            if before is None:
+                newest[run.topic] = run
+            elif before.time is run.time and before.bytes + run.bytes <= _RUN_BYTES:
+                newest[run.topic] = before.joined(run)
+            else:
+                self._add(before)
+                newest[run.topic] = run
+        for run in newest.values():
             self._add(run)
-            count = len(run.messages)
-            moved[run.topic] = run.first + count - 1
-            self.messages += count
+        moved = {topic: run.first + len(run.messages) - 1 for topic, run in newest.items()}
         self.heads.update(moved)
         for topic in moved:
             tail = self._tails[topic]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.messages import Message, StoredMessage, new_message, weight
 from core.stores.runs import Run
-from core.stores.tails import _OBJECTS, Tails
+from core.stores.tails import _OBJECTS, _RUN_BYTES, Tails
 from tests.core.opening import offsets
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -23,10 +23,10 @@ def stored(topic: str, offset: int) -> StoredMessage:
     return StoredMessage(topic, offset, NOW, message())
 
 
-def run(topic: str, first: int, *sizes: int) -> Run:
-    """What one publication stored: messages of these sizes."""
+def run(topic: str, first: int, *sizes: int, time: datetime | None = None) -> Run:
+    """What one publication stored: messages of these sizes; in a commit of its own unless a time is given."""
     messages = [message(size) for size in sizes]
-    return Run(topic, first, NOW, messages, sum(weight(one) + _OBJECTS for one in messages))
+    return Run(topic, first, time or datetime.now(UTC), messages, sum(weight(one) + _OBJECTS for one in messages))
 
 
 #: What one such message counts.
@@ -34,7 +34,7 @@ COST = weight(message()) + _OBJECTS
 
 
 def some(topic: str, first: int, last: int) -> list[Run]:
-    """Each of them published alone."""
+    """Each of them committed alone."""
     return [run(topic, offset, 10) for offset in range(first, last + 1)]
 
 
@@ -126,6 +126,20 @@ def test_messages_that_were_published_together_are_read_like_all_others(sizes: t
                 assert offsets(found) == list(range(cursor + 1, min(cursor + fit + 1, first)))
     assert tails.after("a", 0, 1, 0) == tails.after("a", 0, 1, 10**9)
     assert tails.messages == first - 1
+
+
+def test_small_runs_of_one_commit_are_joined() -> None:
+    """By topic, up to a bound, and in what was committed together only; what is read is the same."""
+    size = _RUN_BYTES // 4
+    tails = Tails(_RUN_BYTES * 10)
+    tails.extend([run(topic, offset, size, time=NOW) for offset in range(1, 8) for topic in "ab"])
+    tails.extend([run("a", 8, size, time=NOW)])
+    assert [len(one.messages) for one in tails._tails["a"].runs] == [3, 3, 1, 1]
+    assert sum(one.bytes for tail in tails._tails.values() for one in tail.runs) == tails.bytes
+    assert (tails.heads, tails.messages) == ({"a": 8, "b": 7}, 15)
+    for topic, head in tails.heads.items():
+        for cursor in range(head):
+            assert offsets(tails.after(topic, cursor, 1000, 10**9) or ()) == list(range(cursor + 1, head + 1))
 
 
 def test_what_was_published_together_leaves_together() -> None:
