@@ -12,6 +12,7 @@ from grpc.aio import _server
 
 from core.errors import MethodNotAllowed, Overloaded
 from transports.grpc.errors import status_of
+from transports.grpc.threads import patient
 
 #: Time to tell a peer that there is no such RPC.
 _REFUSAL_SECONDS = 5.0
@@ -102,7 +103,8 @@ class Server(_server.Server):
     def __init__(self, options: Sequence[tuple[str, Any]], maximum_concurrent_rpcs: int) -> None:
         self._loop = asyncio.get_running_loop()
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
-        self._server = _AioServer(options, maximum_concurrent_rpcs)
+        with patient():
+            self._server = _AioServer(options, maximum_concurrent_rpcs)
 
     async def ended(self) -> None:
         """Return once no call runs."""

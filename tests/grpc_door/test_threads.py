@@ -1,0 +1,58 @@
+"""How the threads of gRPC's core are scheduled."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from transports.grpc.threads import patient
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no SCHED_BATCH")
+
+#: In a process of its own: gRPC starts its threads once in each.
+_SERVER = """
+import asyncio, os
+from transports.grpc.server import Server
+
+async def main():
+    before = set(os.listdir("/proc/self/task"))
+    server = Server([], 1)
+    started = set(os.listdir("/proc/self/task")) - before
+    print(len(started) > 0, {os.sched_getscheduler(int(one)) for one in started} == {os.SCHED_BATCH})
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+def policy_of_a_thread_started_here() -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(os.sched_getscheduler, 0).result()
+
+
+def test_threads_that_are_started_within_are_patient() -> None:
+    """Threads keep the policy under which they were started, and who started them has his own again."""
+    with patient(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(os.sched_getscheduler, 0).result() == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert policy_of_a_thread_started_here() == os.SCHED_OTHER
+
+
+def test_another_policy_of_the_process_is_kept() -> None:
+    """Who chose a policy for the process gets it for the threads of gRPC too."""
+
+    def within() -> tuple[int, int]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with patient():
+            return os.sched_getscheduler(0), policy_of_a_thread_started_here()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(within).result() == (os.SCHED_IDLE, os.SCHED_IDLE)
+
+
+def test_all_threads_of_a_server_are_patient() -> None:
+    """Whatever a server of the door starts waits for its turn on the CPU."""
+    done = subprocess.run([sys.executable, "-c", _SERVER], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "True"]
