@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 def patient() -> Iterator[None]:
     """Threads that are started within wait for the CPU when they wake up, and do not take it from the loop.
 
-    A call wakes gRPC's threads a dozen times. Each of them would run at once, for one event, with the loop put aside:
-    a third of the CPU of a `Publish` where they share a core. With SCHED_BATCH (sched(7)) they get their share as ever,
-    but run when the loop waits, or has had its time slice, and find several events. Threads inherit it from who starts
-    them. Whoever chose another policy for the process keeps it, and so does a system that has none of this.
+    A call wakes gRPC's threads several times. Each of them would run at once, for one event, with the loop put aside:
+    nearly a third of the CPU of a `Publish` where they share a core (decision 022). With SCHED_BATCH (sched(7)) they
+    get their share as ever, but run when the loop waits, or has had its time slice, and find several events. Threads
+    inherit it from who starts them. Whoever chose another policy for the process keeps it, and so does a system that
+    has none of this.
     """
     if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
         yield
