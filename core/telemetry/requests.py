@@ -17,6 +17,8 @@ TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([
 _TRACE_BYTES = 1024
 #: Doors tell headers as bytes or as text.
 _NAMES: Mapping[object, str] = {form: name for name in TRACE_ATTRIBUTES for form in (name, name.encode())}
+#: A request with none of these has no trace to look for.
+TRACE_HEADERS = frozenset(_NAMES)
 
 
 class RequestContext:
@@ -72,6 +74,8 @@ class RequestIds:
 
 def _trace_of(headers: Iterable[tuple[object, object]]) -> Mapping[str, str]:
     found: dict[str, str] = {}
+    if not headers:
+        return found
     for header, value in headers:
         name = _NAMES.get(header)
         if name is not None and (text := _text(value)) is not None and text.isascii() and text.isprintable():

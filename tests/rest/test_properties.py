@@ -16,6 +16,7 @@ from core.errors import InvalidArgument, TriviumError
 from core.limits import Limits
 from core.messages import Message, StoredMessage, new_message
 from transports import cloudevents
+from transports.rest.credentials import FIELDS
 from transports.rest.publishing import messages_of
 from transports.rest.requests import Request, integer, percent_decode, seconds, unquote
 from transports.rest.streams import frame_of
@@ -33,7 +34,13 @@ NAMES = st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(
 
 
 def _request(headers: Mapping[bytes, bytes], body: bytes = b"", query: bytes = b"") -> Request:
-    scope = {"method": "POST", "headers": list(headers.items()), "path_params": {}, "query_string": query}
+    scope = {
+        "method": "POST",
+        "headers": list(headers.items()),
+        FIELDS: headers,
+        "path_params": {},
+        "query_string": query,
+    }
 
     async def receive() -> Any:
         raise AssertionError

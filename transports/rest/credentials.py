@@ -11,9 +11,11 @@ from transports.tls.clients import ClientCertificate
 
 #: Where the scope of a request has the session of whoever sent it.
 SESSION = "trivium.session"
+#: Where the scope of a request has its headers by name; of one that is given several times, the last.
+FIELDS = "trivium.fields"
 #: Where the state of a connection has what it showed.
 SHOWN = "trivium.shown"
-_HEADERS = (b"authorization", b"x-api-key")
+_HEADERS = frozenset((b"authorization", b"x-api-key"))
 #: An access token with many claims is some kilobytes; nothing longer is looked at.
 _LONGEST = 16 * 1024
 
@@ -33,7 +35,8 @@ class Shown:
 
 async def admit(gate: Gate, scope: Scope) -> Session:
     """The session of a request, which its log lines name too. Raises what `Gate.admit` raises."""
-    headers = [header for header in scope["headers"] if header[0] in _HEADERS]
+    showing = not _HEADERS.isdisjoint(scope[FIELDS])
+    headers = [header for header in scope["headers"] if header[0] in _HEADERS] if showing else []
     shown: Shown | None = scope["state"].get(SHOWN) if headers else None
     if shown is not None and shown.headers == headers and shown.session is not None and shown.session.alive:
         session = shown.session

@@ -5,8 +5,9 @@ Hypercorn, which speaks HTTP/2, would read nothing more of any of its streams.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from time import perf_counter
 from urllib.parse import unquote
 
@@ -20,9 +21,10 @@ from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.meter import Instrument
 from core.telemetry.metrics import bound
-from core.telemetry.requests import RequestIds
+from core.telemetry.requests import HEADER as REQUEST_ID_HEADER
+from core.telemetry.requests import TRACE_HEADERS, RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
-from transports.rest.credentials import admit
+from transports.rest.credentials import FIELDS, admit
 from transports.rest.exchange import REST
 from transports.rest.parsing import HEADER_BYTES
 from transports.rest.presence import ClientGone
@@ -31,6 +33,7 @@ log = structlog.get_logger("trivium.rest")
 
 #: Where the body stands in the scope that the application gets.
 BODY = "trivium.body"
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 #: Requests at once beside the streams and waiting reads.
 _REQUESTS = 1000
 #: Requests that were refused, and whose bodies are thrown away until they end. Beyond, connections may suffer.
@@ -97,31 +100,36 @@ class Intake:
             await self._app(scope, receive, send)
             return
         body = _Body(scope, receive, self._max_body, self.bodies)
-        until = asyncio.get_running_loop().time() + self._body_seconds
         try:
             if refusal is None:
-                refusal = await self._arrival(scope, body, until, has_body=has_body)
+                refusal = await self._arrival(scope, body, has_body=has_body)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
-                await self._turn_away(refusal, scope, send, body, until)
+                await self._turn_away(refusal, scope, send, body)
         finally:
             body.release()
 
     def _judge(self, scope: Scope) -> tuple[Answer | None, bool | None]:
         """Begin a request: what to answer instead if it breaks a bound before its body came, and whether it has one."""
-        size, declared, has_body, given = _measure(scope)
-        scope[REQUEST_ID] = self._request_ids.begin(given, scope["headers"]).id
-        if size > HEADER_BYTES:
-            error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
-            return problem(error, scope, status=431), has_body
+        headers = scope["headers"]
+        fields = scope[FIELDS] = dict(headers)
+        traced = () if TRACE_HEADERS.isdisjoint(fields) else headers
+        scope[REQUEST_ID] = self._request_ids.begin(fields.get(_REQUEST_ID), traced).id
+        declared, is_announced = _framing(fields)
+        has_body: bool | None = is_announced
+        if scope["http_version"] == "2":  # the parser of HTTP/1.1 bounds heads, and bodies are announced there
+            has_body = is_announced or None
+            if (size := _head_bytes(scope)) > HEADER_BYTES:
+                error = TooLarge(f"{size} bytes of request line and headers, at most {HEADER_BYTES}", field="headers")
+                return problem(error, scope, status=431), has_body
         if self.requests > self._max_requests:
             return problem(Overloaded(f"{self._max_requests} requests are open, which is the most"), scope), has_body
         if declared > self._max_body:
             return problem(_too_large(self._max_body), scope), has_body
         return None, has_body
 
-    async def _arrival(self, scope: Scope, body: "_Body", until: float, *, has_body: bool | None) -> Answer | None:
+    async def _arrival(self, scope: Scope, body: "_Body", *, has_body: bool | None) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
         try:
             if has_body is None and not await _begins(body):
@@ -130,7 +138,7 @@ class Intake:
             # only whoever is known may fill our memory
             await admit(self._gate, scope)
             if not body.is_here():  # a deadline costs as much as all else that is done here
-                async with self._deadline(until):
+                async with self._deadline():
                     await body.arrives()
             scope[BODY] = body.data
         except TimeoutError:
@@ -142,7 +150,7 @@ class Intake:
             return problem(error, scope)
         return None
 
-    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
+    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body") -> None:
         """Answer at once, but keep the connection until the body is in or late.
 
         Closing a socket with unread input resets it, and the client would never see the answer. It counts no more as
@@ -151,26 +159,26 @@ class Intake:
         self.requests -= 1
         self.refused += 1
         try:
-            await self._refuse(answer, scope, send, body, until)
+            await self._refuse(answer, scope, send, body)
         finally:
             self.requests += 1
             self.refused -= 1
 
-    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
+    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body") -> None:
         begun = perf_counter()
         await self._sender.begin(answer, scope, send)
         self._refused.ended(answer.code, begun, (scope, answer.status))
         body.release()
         if self.refused <= _REFUSED:
             with suppress(TimeoutError):
-                async with self._deadline(until):
+                async with self._deadline():
                     await body.discard()
         await self._sender.end(send)
 
     @asynccontextmanager
-    async def _deadline(self, until: float) -> AsyncIterator[None]:
+    async def _deadline(self) -> AsyncIterator[None]:
         """Time for the client to send; `close` cuts it short."""
-        async with asyncio.timeout_at(until) as deadline:
+        async with asyncio.timeout(self._body_seconds) as deadline:
             with self._closing.ends(deadline):
                 yield
 
@@ -260,22 +268,14 @@ def _to_origin_form(scope: Scope) -> None:
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
-def _measure(scope: Scope) -> tuple[int, int, bool | None, bytes | None]:
-    """The bytes of the request's head, the length that its body declares, whether it has one at all, and its id.
+def _framing(fields: Mapping[bytes, bytes]) -> tuple[int, bool]:
+    """The length that the body declares, and whether one is announced (RFC 9112, section 6.3)."""
+    length = fields.get(b"content-length")
+    if length is None:
+        return 0, b"transfer-encoding" in fields
+    return int(length) if length.isdigit() and len(length) < 20 else 0, length.strip(b"0") != b""
 
-    In HTTP/1.1 two headers tell whether there is one (RFC 9112, section 6.3). In HTTP/2 it may come unannounced: None.
-    """
-    given = None
-    size = len(scope["raw_path"]) + len(scope["query_string"])
-    declared = 0
-    has_body = None if scope["http_version"] == "2" else False
-    for name, value in scope["headers"]:
-        size += len(name) + len(value)
-        if name == b"content-length":
-            has_body = True if value.strip(b"0") else has_body
-            declared = int(value) if value.isdigit() and len(value) < 20 else 0
-        elif name == b"transfer-encoding":
-            has_body = True
-        elif name == b"x-request-id":
-            given = value
-    return size, declared, has_body, given
+
+def _head_bytes(scope: Scope) -> int:
+    """Of the request line and the headers, without what stands between them."""
+    return len(scope["raw_path"]) + len(scope["query_string"]) + sum(map(len, chain.from_iterable(scope["headers"])))

@@ -28,6 +28,8 @@ class RequestParser:
         self._data = b""
         self._at = 0
         self._fed = 0
+        #: Whether there is anything that is not used up.
+        self.has_more = False
         self._headers: Headers = []
         self._parts: list[bytes] = []
         #: What is missing of a body that is not chunked.
@@ -39,10 +41,6 @@ class RequestParser:
         """What is not used up."""
         return self._data[self._at :]
 
-    @property
-    def has_more(self) -> bool:
-        return self._at < len(self._data)
-
     def add(self, data: bytes) -> None:
         """Take in what came over the wire."""
         if self.has_more:
@@ -50,6 +48,7 @@ class RequestParser:
             self._fed = max(0, self._fed - self._at)
         self._data = data
         self._at = 0
+        self.has_more = bool(data)
 
     def next(self) -> None:
         """Turn to the next request."""
@@ -132,7 +131,8 @@ class RequestParser:
             raise bad_request() from error
 
     def _use(self, end: int) -> None:
-        if end == len(self._data):
+        self.has_more = end < len(self._data)
+        if not self.has_more:
             self._data = b""
             end = 0
         self._at = end

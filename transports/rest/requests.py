@@ -12,6 +12,7 @@ from core.errors import InvalidArgument, Unauthenticated, UnsupportedMediaType
 from core.gate import Session
 from core.limits import check_json, check_offset, is_json
 from core.ports import MessageService
+from transports.rest.credentials import FIELDS
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Request:
         self._service = service
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self._fields = dict(self.headers)
+        self._fields: dict[bytes, bytes] = scope[FIELDS]
         self.path: dict[str, str] = scope["path_params"]
 
     @property
@@ -80,13 +81,14 @@ class Request:
     def accepts(self, media: str) -> bool:
         """Whether `Accept` names this type; a type that is the answer of its own accord need not be asked about."""
         wanted = media.encode()
-        return any(name == b"accept" and wanted in value for name, value in self.headers)
+        return b"accept" in self._fields and any(name == b"accept" and wanted in value for name, value in self.headers)
 
     def patience(self) -> float | None:
         """How long the client waits: the preference `wait` of RFC 7240. What can't be read is ignored, as it says."""
-        for name, value in self.headers:
-            if name == b"prefer" and (found := _WAIT.search(value)):
-                return float(found[1])
+        if b"prefer" in self._fields:
+            for name, value in self.headers:
+                if name == b"prefer" and (found := _WAIT.search(value)):
+                    return float(found[1])
         return None
 
     def query(self, *names: str) -> dict[str, str]:

@@ -13,7 +13,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 #: RFC 9110, sections 15.3.5 and 15.4.5.
 BODILESS = frozenset((204, 304))
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_END = b"\r\n\r\n"
+_CLOSE = b"\r\nconnection: close" + _END
 
 
 class Dates:
@@ -27,7 +29,7 @@ class Dates:
         second = int(time())
         if second != self._second:
             self._second = second
-            self._line = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+            self._line = f"date: {formatdate(second, usegmt=True)}".encode()
         return self._line
 
 
@@ -38,27 +40,16 @@ def response_head(
 
     `ValueError` if a header holds a line end: it would be read as another header, or as another response.
     """
-    pieces = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
-    lines = 3
-    framed = status in BODILESS
-    for name, value in headers:
-        pieces += (name, b": ", value, b"\r\n")
-        lines += 1
-        framed = framed or name == b"content-length"
-    chunked = not framed and may_chunk
-    if chunked:
-        pieces.append(b"transfer-encoding: chunked\r\n")
-        lines += 1
-    elif not framed:
-        closes = True
-    if closes:
-        pieces.append(b"connection: close\r\n")
-        lines += 1
-    pieces.append(b"\r\n")
-    head = b"".join(pieces)
-    if head.count(b"\n") != lines or head.count(b"\r") != lines:
+    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, date, *map(b": ".join, headers)]
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
         raise ValueError("a header of the response holds a line end")
-    return head, chunked, closes
+    framed = status in BODILESS or b"\r\ncontent-length: " in head
+    chunked = not framed and may_chunk
+    closes = closes or not (framed or chunked)
+    if chunked:
+        head += b"\r\ntransfer-encoding: chunked"
+    return head + (_CLOSE if closes else _END), chunked, closes
 
 
 def chunk(data: bytes) -> bytes:
