@@ -101,9 +101,9 @@ def router(table: list[Operation], gate: Gate, sender: Sender, meter: Meter, unk
                 return one.app, details["path_params"]
         return nothing, {}
 
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+    def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         resource, scope["path_params"] = found(scope["path"])
-        await resource(scope, receive, send)
+        return resource(scope, receive, send)
 
     return route
 
