@@ -200,6 +200,21 @@ class TestSlowSenders:
         assert (await wire.reply()).status == 413
         assert await wire.closed() == b""
 
+    async def test_get_one_deadline(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who was told that the time is over gets none again to send the rest."""
+        due = set()
+        timeout_at = asyncio.timeout_at
+
+        def recorded(when: float | None) -> asyncio.Timeout:
+            due.add(when)
+            return timeout_at(when)
+
+        monkeypatch.setattr(asyncio, "timeout_at", recorded)
+        await wire.send(request("POST", MESSAGES, "Content-Length: 100") + b"slow")
+        assert (await wire.reply()).status == 408
+        assert await wire.closed() == b""
+        assert len(due) == 1
+
 
 class TestManyBodies:
     """Against a small bound of bodies in memory."""

@@ -21,8 +21,7 @@ from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.meter import Instrument
 from core.telemetry.metrics import bound
-from core.telemetry.requests import HEADER as REQUEST_ID_HEADER
-from core.telemetry.requests import TRACE_HEADERS, RequestIds
+from core.telemetry.requests import HEADER, TRACE_HEADERS, RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import FIELDS, admit
 from transports.rest.exchange import REST
@@ -33,7 +32,7 @@ log = structlog.get_logger("trivium.rest")
 
 #: Where the body stands in the scope that the application gets.
 BODY = "trivium.body"
-_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_GIVEN_ID = HEADER.encode()
 #: Requests at once beside the streams and waiting reads.
 _REQUESTS = 1000
 #: Requests that were refused, and whose bodies are thrown away until they end. Beyond, connections may suffer.
@@ -100,13 +99,14 @@ class Intake:
             await self._app(scope, receive, send)
             return
         body = _Body(scope, receive, self._max_body, self.bodies)
+        until = asyncio.get_running_loop().time() + self._body_seconds
         try:
             if refusal is None:
-                refusal = await self._arrival(scope, body, has_body=has_body)
+                refusal = await self._arrival(scope, body, until, has_body=has_body)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
-                await self._turn_away(refusal, scope, send, body)
+                await self._turn_away(refusal, scope, send, body, until)
         finally:
             body.release()
 
@@ -115,7 +115,7 @@ class Intake:
         headers = scope["headers"]
         fields = scope[FIELDS] = dict(headers)
         traced = () if TRACE_HEADERS.isdisjoint(fields) else headers
-        scope[REQUEST_ID] = self._request_ids.begin(fields.get(_REQUEST_ID), traced).id
+        scope[REQUEST_ID] = self._request_ids.begin(fields.get(_GIVEN_ID), traced).id
         declared, is_announced = _framing(fields)
         has_body: bool | None = is_announced
         if scope["http_version"] == "2":  # the parser of HTTP/1.1 bounds heads, and bodies are announced there
@@ -129,7 +129,7 @@ class Intake:
             return problem(_too_large(self._max_body), scope), has_body
         return None, has_body
 
-    async def _arrival(self, scope: Scope, body: "_Body", *, has_body: bool | None) -> Answer | None:
+    async def _arrival(self, scope: Scope, body: "_Body", until: float, *, has_body: bool | None) -> Answer | None:
         """Read the body into the scope; what to answer instead if it breaks a bound."""
         try:
             if has_body is None and not await _begins(body):
@@ -138,7 +138,7 @@ class Intake:
             # only whoever is known may fill our memory
             await admit(self._gate, scope)
             if not body.is_here():  # a deadline costs as much as all else that is done here
-                async with self._deadline():
+                async with self._deadline(until):
                     await body.arrives()
             scope[BODY] = body.data
         except TimeoutError:
@@ -150,7 +150,7 @@ class Intake:
             return problem(error, scope)
         return None
 
-    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body") -> None:
+    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
         """Answer at once, but keep the connection until the body is in or late.
 
         Closing a socket with unread input resets it, and the client would never see the answer. It counts no more as
@@ -159,26 +159,26 @@ class Intake:
         self.requests -= 1
         self.refused += 1
         try:
-            await self._refuse(answer, scope, send, body)
+            await self._refuse(answer, scope, send, body, until)
         finally:
             self.requests += 1
             self.refused -= 1
 
-    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body") -> None:
+    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
         begun = perf_counter()
         await self._sender.begin(answer, scope, send)
         self._refused.ended(answer.code, begun, (scope, answer.status))
         body.release()
         if self.refused <= _REFUSED:
             with suppress(TimeoutError):
-                async with self._deadline():
+                async with self._deadline(until):
                     await body.discard()
         await self._sender.end(send)
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _deadline(self, until: float) -> AsyncIterator[None]:
         """Time for the client to send; `close` cuts it short."""
-        async with asyncio.timeout(self._body_seconds) as deadline:
+        async with asyncio.timeout_at(until) as deadline:
             with self._closing.ends(deadline):
                 yield
 
