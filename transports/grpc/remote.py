@@ -20,6 +20,7 @@ from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from transports.grpc import remote_codec as codec
 from transports.grpc.codec import encode_request
 from transports.grpc.errors import error_of
+from transports.grpc.threads import patient
 
 #: Every address of a name gets its share of the calls. Retries are made by `core.remote`, which sees all addresses,
 #: both protocols and RetryInfo; gRPC's own would multiply with them.
@@ -56,10 +57,11 @@ class GrpcLink:
         self._settings = settings
 
     async def __aenter__(self) -> Self:
-        if self._tls:
-            self._channel = grpc.aio.secure_channel(self._target, _credentials(self._settings), _OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(self._target, _OPTIONS)
+        with patient():  # gRPC starts its threads for the first who needs them, and a door here may be the next
+            if self._tls:
+                self._channel = grpc.aio.secure_channel(self._target, _credentials(self._settings), _OPTIONS)
+            else:
+                self._channel = grpc.aio.insecure_channel(self._target, _OPTIONS)
         self._stub = MessagesStub(self._channel)
         self._health = self._channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
         return self

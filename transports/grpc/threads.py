@@ -15,13 +15,13 @@ def patient() -> Iterator[None]:
     inherit it from who starts them. Whoever chose another policy for the process keeps it, and so does a system that
     has none of this.
     """
-    if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        yield
-        return
+    changed = False
     with suppress(OSError):  # the C library has no such call, or a sandbox forbids it
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            changed = True
     try:
         yield
     finally:
-        with suppress(OSError):
+        if changed:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
