@@ -34,8 +34,8 @@ _MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TO
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
 _UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
-#: Kinds of messages that are remembered: publishers use few, and each would be judged anew for every message.
-_KNOWN_KINDS = 1024
+#: Content types that are remembered: publishers use few, and each would be judged anew for every message.
+_KNOWN_CONTENT_TYPES = 1024
 _NO_OFFSET = timedelta(0)
 _json_syntax = msgspec.json.Decoder(msgspec.Raw)
 
@@ -111,17 +111,18 @@ class Limits(Struct, frozen=True, kw_only=True):
             return self.check(messages[0])
         self.check_count(len(messages))
         total = 0
-        kind: _Kind | None = None
+        before, kind = messages[0], None
         for index, message in enumerate(messages):
             try:
                 if (
                     kind is None
-                    or message.type != kind.type
-                    or message.source != kind.source
-                    or message.content_type != kind.content_type
+                    or message.type != before.type
+                    or message.source != before.source
+                    or message.content_type != before.content_type
                 ):
-                    kind = _kind(message.source, message.type, message.content_type, self.attribute_bytes)
+                    kind = _kind(message, self.attribute_bytes)
                 total += self._check(message, kind)
+                before = message
             except TriviumError as error:
                 raise error.within(f"messages[{index}]") from error
         if total > self.batch_bytes:
@@ -135,7 +136,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     def check(self, message: Message) -> int:
         """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""
-        return self._check(message, _kind(message.source, message.type, message.content_type, self.attribute_bytes))
+        return self._check(message, _kind(message, self.attribute_bytes))
 
     def _check(self, message: Message, kind: "_Kind") -> int:
         size = kind.bytes + _string("id", message.id, self.attribute_bytes)
@@ -179,20 +180,24 @@ class Limits(Struct, frozen=True, kw_only=True):
 class _Kind(Struct, frozen=True, gc=False):
     """What messages of one source, type and content type share, once it was found to obey the rules."""
 
-    source: str
-    type: str
-    content_type: str
     bytes: int
     has_json: bool
     has_text: bool
 
 
-@lru_cache(_KNOWN_KINDS)
-def _kind(source: str, type: str, content_type: str, most: int) -> _Kind:
-    size = _string("source", source, most) + _string("type", type, most) + _string("content_type", content_type, most)
+def _kind(message: Message, most: int) -> _Kind:
+    kind = _content_kind(message.content_type, most)
+    names = _string("source", message.source, most) + _string("type", message.type, most)
+    return _Kind(kind.bytes + names, kind.has_json, kind.has_text)
+
+
+@lru_cache(_KNOWN_CONTENT_TYPES)
+def _content_kind(content_type: str, most: int) -> _Kind:
+    """What messages of one content type share."""
+    size = _string("content_type", content_type, most)
     if not _MEDIA_TYPE.match(content_type):
         raise InvalidArgument("must be a media type such as 'application/json'", field="content_type")
-    return _Kind(source, type, content_type, size, is_json(content_type), is_text(content_type))
+    return _Kind(size, is_json(content_type), is_text(content_type))
 
 
 def _string(name: str, value: str, most: int) -> int:
