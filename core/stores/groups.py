@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 import structlog
 
 from core.errors import DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
-from core.messages import Message, Published
+from core.messages import Message, Published, held_by
 from core.stores.runs import Run
 from core.telemetry import vocabulary
 from core.telemetry.figures import Figure, Histogram
@@ -22,8 +22,6 @@ log = structlog.get_logger("trivium.store")
 _QUIET_TURNS = 8
 _LINGER_SECONDS = 0.002
 _LINGER_UNITS = 512
-#: What the objects of a message take in memory, with a good margin.
-_OBJECTS = 1024
 #: The thread tidies up after it was idle this long.
 _IDLE_SECONDS = 0.05
 #: Cursors that no group took along are written after this time.
@@ -46,8 +44,7 @@ class Unit:
     ) -> None:
         self.topic = topic
         self.messages = tuple(messages)  # the caller's list stays its own
-        data = sum([len(message.data) for message in messages])
-        self.bytes = data + 4 * (size - data) + len(messages) * _OBJECTS  # a character takes up to 4 bytes in memory
+        self.bytes = held_by(messages, size)
         self.future = future
         self.published: tuple[Published, ...] = ()
         self.stored: Run | None = None

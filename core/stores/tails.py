@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Iterable
 from operator import attrgetter
 
-from core.messages import StoredMessage, weight
+from core.messages import StoredMessage, held, weight
 from core.stores.runs import Run
 
 #: Runs of one commit are joined up to here: then there is less to keep, and to throw out, for each message.
 _RUN_BYTES = 64 * 1024
 _first = attrgetter("first")
-#: The Python objects around a message that was read from disk, in bytes, measured with tracemalloc.
-_OBJECTS = 600
+#: A run that is more than this part of all that is kept is cut up, so that not all of it leaves at once.
+_LARGEST_PART = 8
 
 
 class _Tail:
@@ -74,14 +74,14 @@ class Tails:
         """Keep a topic's newest message that was read from disk."""
         tail = self._tails.get(newest.topic)
         if self.heads.get(newest.topic) == newest.offset and (tail is None or not tail.runs):
-            size = weight(newest.message) + _OBJECTS
-            self._add(Run(newest.topic, newest.offset, newest.time, (newest.message,), size))
+            message = newest.message
+            self._add(Run(newest.topic, newest.offset, newest.time, (message,), held(message)))
             self._evict()
 
     def newest(self, topic: str) -> StoredMessage | None:
         """The newest message of `topic`, if it is in memory."""
         tail = self._tails.get(topic)
-        return tail.runs[-1].places()[-1] if tail is not None and tail.runs else None
+        return tail.runs[-1].newest() if tail is not None and tail.runs else None
 
     def after(self, topic: str, cursor: int, limit: int, max_bytes: int) -> tuple[StoredMessage, ...] | None:
         """Messages after `cursor` as `MessageLog.read` gives them, or None if the first of them is on disk only."""
@@ -100,15 +100,14 @@ class Tails:
         found: list[StoredMessage] = []
         size = 0
         for index in range(begin, len(runs)):
-            run = runs[index]
-            for one in run.stored or run.places():
-                if skipped:
-                    skipped -= 1
-                    continue
+            for one in runs[index].places()[skipped : skipped + limit - len(found)]:
                 size += weight(one.message)
-                if len(found) == limit or (found and size > max_bytes):
+                if found and size > max_bytes:
                     return tuple(found)
                 found.append(one)
+            if len(found) == limit:
+                break
+            skipped = 0
         return tuple(found)
 
     async def beyond(self, topic: str, cursor: int) -> None:
@@ -135,9 +134,11 @@ class Tails:
         return tail
 
     def _add(self, run: Run) -> None:
-        self._tail(run.topic).runs.append(run)
-        self._arrivals.append(run)
-        self.bytes += run.bytes
+        runs = self._tail(run.topic).runs
+        for part in run.parts(self.max_bytes // _LARGEST_PART):
+            runs.append(part)
+            self._arrivals.append(part)
+            self.bytes += part.bytes
 
     def _evict(self) -> None:
         while self.bytes > self.max_bytes:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from core.errors import Conflict, Internal, TooLarge, TriviumError, Unavailable
-from core.messages import Message, Published, same_content
+from core.messages import Message, Published, held, same_content
 from core.ports import Clock
 from core.stores import rows
 from core.stores.groups import Cursors, StoreBroken, Unit, log
@@ -187,7 +187,7 @@ class Writer:
                 raise
             log.exception("a message can't be stored", topic=topic.name)
             raise Internal("the message could not be stored") from error
-        unit.stored = Run(topic.name, first + 1, now, stored, unit.bytes) if stored else None
+        unit.stored = Run(topic.name, first + 1, now, stored, sum(map(held, stored))) if stored else None
         unit.published = tuple(published)
 
     def _repeated(self, topic: Topic, message: Message, index: int | None) -> int:

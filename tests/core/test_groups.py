@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import Conflict, DeadlineExceeded, Internal, Overloaded, TriviumError, Unavailable
 from core.limits import Limits
-from core.messages import Published, new_message
+from core.messages import Published, held, new_message
 from core.stores.groups import Cursors, GroupCommit, StoreBroken, Unit
 from tests.core.opening import some, until
 
@@ -109,14 +109,17 @@ async def failure(answer: Awaitable[Any]) -> BaseException:
     return caught.value
 
 
+@pytest.mark.parametrize("count", [1, 32])
 @pytest.mark.parametrize("letter", ["x", "é", "€", "\U0001f600"])
-async def test_a_unit_counts_at_least_the_memory_that_it_takes(letter: str) -> None:
+async def test_a_unit_counts_at_least_the_memory_that_it_takes(letter: str, count: int) -> None:
     """Also where one letter makes Python keep four bytes for each of a text; the bounds in bytes rest on it."""
-    text = "x" * 7000 + letter
-    message = new_message(b"x" * 1000, attributes={"x": text})
+    attributes = {f"x{number}": "x" * (6000 // count) + letter for number in range(count)}
+    message = new_message(b"x" * 1000, attributes=attributes)
     unit = Unit("t", [message], Limits().check(message), asyncio.get_running_loop().create_future())
-    held = sys.getsizeof(text) + sys.getsizeof(message.data)
-    assert held <= unit.bytes <= 5 * held
+    texts = sum(sys.getsizeof(name) + sys.getsizeof(value) for name, value in attributes.items())
+    taken = sys.getsizeof(message) + sys.getsizeof(message.data) + sys.getsizeof(attributes) + texts
+    assert taken <= unit.bytes <= 5 * taken
+    assert taken <= held(message) <= 5 * taken
 
 
 async def test_who_comes_together_is_committed_together(groups: GroupCommit, committer: FakeCommitter) -> None:

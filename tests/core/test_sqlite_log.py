@@ -55,6 +55,18 @@ async def test_offsets_have_no_gaps_under_concurrency(log: SqliteLog) -> None:
     assert log.groups.messages == total
 
 
+async def test_a_batch_that_was_mostly_stored_before_pushes_nobody_out_of_memory(data_dir: str) -> None:
+    """In memory it takes what is new of it."""
+    async with a_log(data_dir, tail_bytes=16 * 1024 * 1024) as log:
+        await append(log, "other", *some(1))
+        batch = some(500, b"x" * 1000)
+        await append(log, "a", *batch)
+        for _ in range(20):
+            await append(log, "a", *batch, *some(1))
+        assert log._tails.newest("other") is not None
+        assert offsets(log._tails.after("a", 0, 1000, 10**9) or ()) == list(range(1, 521))
+
+
 async def test_commit_order_is_offset_order(log: SqliteLog) -> None:
     """Whoever watches or follows sees offsets rise by one, and what it sees can be read."""
     seen: list[int] = []

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.messages import Message, StoredMessage, new_message, weight
+from core.messages import Message, StoredMessage, held, new_message, weight
 from core.stores.runs import Run
-from core.stores.tails import _OBJECTS, _RUN_BYTES, Tails
+from core.stores.tails import _RUN_BYTES, Tails
 from tests.core.opening import offsets
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,11 +26,11 @@ def stored(topic: str, offset: int) -> StoredMessage:
 def run(topic: str, first: int, *sizes: int, time: datetime | None = None) -> Run:
     """What one publication stored: messages of these sizes; in a commit of its own unless a time is given."""
     messages = [message(size) for size in sizes]
-    return Run(topic, first, time or datetime.now(UTC), messages, sum(weight(one) + _OBJECTS for one in messages))
+    return Run(topic, first, time or datetime.now(UTC), messages, sum(map(held, messages)))
 
 
 #: What one such message counts.
-COST = weight(message()) + _OBJECTS
+COST = held(message())
 
 
 def some(topic: str, first: int, last: int) -> list[Run]:
@@ -144,13 +144,24 @@ def test_small_runs_of_one_commit_are_joined() -> None:
 
 def test_what_was_published_together_leaves_together() -> None:
     """A cursor within it is then told to read from disk."""
-    tails = Tails(COST * 5)
-    tails.extend([run("a", 1, 10, 10, 10), run("a", 4, 10, 10)])
-    assert offsets(tails.after("a", 1, 9, 10**9) or ()) == [2, 3, 4, 5]
+    tails = Tails(COST * 24)
+    tails.extend([run("a", 1, 10, 10, 10), *some("a", 4, 24)])
+    assert offsets(tails.after("a", 1, 99, 10**9) or ()) == list(range(2, 25))
     tails.extend(some("b", 1, 1))
-    assert tails.bytes == COST * 3
-    assert tails.after("a", 2, 9, 10**9) is None
-    assert offsets(tails.after("a", 3, 9, 10**9) or ()) == [4, 5]
+    assert tails.bytes == COST * 22
+    assert tails.after("a", 2, 99, 10**9) is None
+    assert offsets(tails.after("a", 3, 99, 10**9) or ()) == list(range(4, 25))
+
+
+def test_of_a_run_larger_than_the_bound_the_newest_stay() -> None:
+    """One large batch does not send every reader to disk."""
+    tails = Tails(COST * 16)
+    tails.extend(some("a", 1, 3))
+    tails.extend([run("a", 4, *[10] * 100)])
+    assert tails.bytes == COST * 16
+    assert offsets(tails.after("a", 87, 100, 10**9) or ()) == list(range(88, 104))
+    assert tails.after("a", 86, 100, 10**9) is None
+    assert tails.newest("a") == (tails.after("a", 102, 1, 0) or ())[0]
 
 
 @given(
@@ -167,7 +178,7 @@ def test_whatever_is_evicted_what_is_left_has_no_gap(commits: list[tuple[str, li
     for topic, sizes, together in commits:
         first = heads[topic] + 1
         heads[topic] += len(sizes)
-        alone = [run(topic, offset, size) for offset, size in enumerate(sizes, first)]
+        alone = [run(topic, offset, size, time=NOW) for offset, size in enumerate(sizes, first)]
         tails.extend([run(topic, first, *sizes)] if together else alone)
         assert tails.bytes <= bound
         kept = 0
@@ -176,7 +187,7 @@ def test_whatever_is_evicted_what_is_left_has_no_gap(commits: list[tuple[str, li
                 found = tails.after(one, cursor, 1000, 10**9)
                 assert found is None or offsets(found) == list(range(cursor + 1, head + 1))
             oldest = next((c for c in range(head) if tails.after(one, c, 1000, 10**9) is not None), head)
-            kept += sum(weight(m.message) + _OBJECTS for m in tails.after(one, oldest, 1000, 10**9) or ())
+            kept += sum(held(m.message) for m in tails.after(one, oldest, 1000, 10**9) or ())
         assert tails.bytes == kept
 
 

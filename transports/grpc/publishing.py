@@ -9,7 +9,7 @@ from typing import TypeAlias
 from core.closing import Closing
 from core.errors import TriviumError
 from core.limits import Limits
-from core.messages import Published
+from core.messages import Published, held_by
 from core.telemetry.meter import CANCELLED, OK, Instrument
 from core.telemetry.propagation import propagate
 from proto.trivium.v1 import messages_pb2 as pb
@@ -20,8 +20,6 @@ from transports.grpc.errors import refusal
 #: What one stream may have in flight: enough to fill commit groups, a fraction of what may wait for a commit in all.
 _WINDOW_REQUESTS = 128
 _WINDOW_BYTES = 8 * 1024 * 1024
-#: What a message costs beside its bytes while it waits, as the store counts: a few streams of batches must not fill it.
-_MESSAGE_BYTES = 1024
 
 #: What became of a request when it was read.
 Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
@@ -60,11 +58,14 @@ class PublishStream:
         window.end()
 
     def _begin(self, call: Call, request: bytes) -> tuple[Begun, int]:
-        """What became of a request, and about how many bytes it is until it is committed."""
+        """What became of a request, and how many bytes it is until it is committed, as the store counts at the most.
+
+        A few streams of batches must not fill what may wait there.
+        """
         size = len(request)
         try:
             topic, messages = codec.decode_publish(pb.PublishStreamRequest, request, self._limits)
-            size += len(messages) * _MESSAGE_BYTES
+            size = held_by(messages, size)
             return call.service.publish(topic, propagate(messages, self._limits)), size
         except TriviumError as error:
             return error, size
