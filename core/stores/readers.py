@@ -10,14 +10,14 @@ import apsw
 import structlog
 
 from core.errors import Unavailable
-from core.messages import StoredMessage, TopicHead, weight
+from core.messages import StoredMessage, TopicHead
 from core.stores import rows
 
 log = structlog.get_logger("trivium.store")
 
 _THREADS = 4
 _NUMBER = "SELECT number FROM topics WHERE name = ?"
-_PAGE = f"SELECT {rows.COLUMNS} FROM messages WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"  # noqa: S608
+_PAGE = f"SELECT {rows.STORED} FROM messages WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"  # noqa: S608
 _TOPICS = "SELECT name, head FROM topics WHERE name > ? ORDER BY name LIMIT ?"
 _CURSORS = "SELECT name, offset FROM cursors JOIN topics ON number = topic WHERE reader = ?"
 _READER = "SELECT 1 FROM cursors WHERE reader = ? AND topic = 0"
@@ -42,15 +42,7 @@ class Readers:
             if number is None:
                 return ()
             bounds = (rows.position(number[0], after), rows.position(number[0], head), limit)
-            found: list[StoredMessage] = []
-            size = 0
-            for row in connection.execute(_PAGE, bounds):
-                one = rows.from_row(topic, row)
-                size += weight(one.message)
-                if found and size > max_bytes:
-                    break
-                found.append(one)
-            return tuple(found)
+            return rows.page_of(topic, connection.execute(_PAGE, bounds), max_bytes)
 
         return await self._run(read)
 

@@ -7,13 +7,15 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from core.messages import NO_ATTRIBUTES, Message, StoredMessage
+from core.messages import NO_ATTRIBUTES, Message, StoredMessage, weight
 from core.stores.schema import OFFSET_BITS
 
 Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = "position, topic, id, source, type, time, time_given, content_type, subject, key, attributes, data"
 WIDTH = COLUMNS.count(",") + 1
+#: What is read of a row.
+STORED = "position, id, source, type, content_type, time, time_given, subject, key, attributes, data"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -21,6 +23,8 @@ _OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
 #: Kept: all messages of a commit that brought no time share it.
 _TIMES = 256
+#: Kept: publishers use few.
+_KINDS = 1024
 
 _encode_attributes = msgspec.json.Encoder().encode
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
@@ -53,22 +57,63 @@ def append_to(
         )
 
 
-def from_row(topic: str, row: Row) -> StoredMessage:
-    """The message of a row of `COLUMNS`."""
-    place, _, id_, source, type_, micros, time_given, content_type, subject, key, attributes, data = row
-    time = _time_of(micros)
-    message = Message(
-        id=id_,
-        source=source,
-        type=type_,
-        data=data,
-        content_type=content_type,
-        subject=subject,
-        time=time if time_given else None,
-        key=key,
-        attributes=_decode_attributes(attributes) if attributes else NO_ATTRIBUTES,
+def page_of(topic: str, rows: Iterable[Row], max_bytes: int) -> tuple[StoredMessage, ...]:
+    """The messages of rows of `STORED`: at least one if there is any, else as many as weigh `max_bytes` together.
+
+    Nearly all of the work of catching up is done once for each row here and where messages are encoded. Most rows
+    name the source, type and content type of the row before, and have nothing that is optional.
+    """
+    found: list[StoredMessage] = []
+    size = 0
+    source, type_, content_type, names = _kind("", "", "")
+    micros, time = 0, _EPOCH
+    for (
+        place,
+        id_,
+        its_source,
+        its_type,
+        its_content_type,
+        its_micros,
+        has_time,
+        subject,
+        key,
+        attributes,
+        data,
+    ) in rows:
+        if its_source != source or its_type != type_ or its_content_type != content_type:
+            source, type_, content_type, names = _kind(its_source, its_type, its_content_type)
+        if its_micros != micros:
+            micros, time = its_micros, _time_of(its_micros)
+        message = Message(
+            id=id_,
+            source=source,
+            type=type_,
+            data=data,
+            content_type=content_type,
+            subject=subject,
+            time=time if has_time else None,
+            key=key,
+            attributes=_decode_attributes(attributes) if attributes else NO_ATTRIBUTES,
+        )
+        if subject is None and key is None and attributes is None:
+            size += names + 4 * len(id_) + len(data)  # its weight
+        else:
+            size += weight(message)
+        if size > max_bytes and found:
+            break
+        found.append(StoredMessage(topic, place & _OFFSET_MASK, time, message))
+    return tuple(found)
+
+
+@lru_cache(_KINDS)
+def _kind(source: str, type_: str, content_type: str) -> tuple[str, str, str, int]:
+    """What many messages share, in memory once, and its part of their weight."""
+    return (
+        source,
+        type_,
+        content_type,
+        weight(Message(id="", source=source, type=type_, data=b"", content_type=content_type)),
     )
-    return StoredMessage(topic, place & _OFFSET_MASK, time, message)
 
 
 @lru_cache(_TIMES)

@@ -15,7 +15,7 @@ _ROW = f"({','.join('?' * rows.WIDTH)})"
 _INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES {_ROW} ON CONFLICT DO NOTHING"  # noqa: S608
 #: Rows to a statement, and the statement. Each gives the interpreter lock away, and has to wait for it afterwards.
 _INSERTS = tuple((count, _INSERT.replace(_ROW, ",".join([_ROW] * count))) for count in (256, 64, 16, 4, 1))
-_FIND = f"SELECT {rows.COLUMNS} FROM messages WHERE topic = ? AND id = ? AND source = ?"  # noqa: S608
+_FIND = f"SELECT {rows.STORED} FROM messages WHERE topic = ? AND id = ? AND source = ?"  # noqa: S608
 _REMOVE = "DELETE FROM messages WHERE position > ? AND position <= ?"
 _SAVE_HEAD = (
     "INSERT INTO topics (number, name, head) VALUES (?,?,?) ON CONFLICT (number) DO UPDATE SET head = excluded.head"
@@ -192,8 +192,8 @@ class Writer:
 
     def _repeated(self, topic: Topic, message: Message, index: int | None) -> int:
         """The offset of the message that has this identity; `Conflict` if it says something else."""
-        (row,) = self._cursor.execute(_FIND, (topic.number, message.id, message.source))
-        first = rows.from_row(topic.name, row)
+        found = self._cursor.execute(_FIND, (topic.number, message.id, message.source))
+        (first,) = rows.page_of(topic.name, found, 0)
         if same_content(first.message, message):
             return first.offset
         error = Conflict(f"was published before with other content, at offset {first.offset}", field="id")
