@@ -24,7 +24,7 @@ from core.errors import (
 )
 from core.messages import Greeting, Page, Published, StoredMessage, TopicPage
 from core.service import PAGE_BYTES
-from transports.cloudevents import encode_event
+from transports.cloudevents import encode_event, event_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +68,14 @@ def data_document(answer: StoredMessage | Greeting) -> bytes:
 
 def page_document(page: Page) -> bytes:
     """A page, cut short where its JSON would pass the bound of an answer: `next` continues there."""
+    document = _encode({"messages": [event_of(stored) for stored in page.messages], "next": page.next})
+    if len(document) <= PAGE_BYTES or len(page.messages) <= 1:
+        return document
+    return _cut_document(page)
+
+
+def _cut_document(page: Page) -> bytes:
+    """Of a page that is too large, what fits: base64 and escapes may make more of it than the core weighed."""
     events: list[Raw] = []
     size = 0
     cursor = page.next
