@@ -1,5 +1,6 @@
 """Messages and answers, from protobuf and back."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from core.errors import InvalidArgument, TooLarge
 from core.limits import Limits
 from core.messages import Message, Page, Published, StoredMessage, weight
 from proto.trivium.v1 import messages_pb2 as pb
-from transports.encodings import Encodings
+from transports.encodings import Encodings, RunEncodings
 from transports.grpc.codec import (
     EncodedMessages,
     decode_message,
@@ -22,7 +23,7 @@ from transports.grpc.codec import (
     encode_time,
     parse,
 )
-from transports.grpc.encoding import encode_stored
+from transports.grpc.encoding import encode_run, encode_stored
 
 LIMITS = Limits(batch_messages=10)
 
@@ -50,6 +51,9 @@ STORED = st.builds(
     st.integers(1, 2**53 - 1),
     MESSAGES,
 )
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def generated(stored: StoredMessage) -> pb.Message:
@@ -144,9 +148,21 @@ def test_pages_are_joined_from_messages_that_were_encoded_before(stored: list[St
         assert pb.ReadMessagesResponse.FromString(raw) == pb.ReadMessagesResponse(messages=messages, next=cursor)
 
 
+@given(
+    st.lists(MESSAGES, min_size=1, max_size=3).flatmap(lambda kinds: st.lists(st.sampled_from(kinds), max_size=40)),
+    st.sampled_from([1, 100, 2**14 - 20, 2**21 - 20, 2**53 - 60]) | st.integers(1, 2**53 - 60),
+)
+def test_runs_read_as_what_the_generated_classes_write(messages: list[Message], first: int) -> None:
+    """Whichever messages stand side by side, and wherever their offsets grow by a byte."""
+    stored = [StoredMessage("topic", offset, one.time or NOW, one) for offset, one in enumerate(messages, first)]
+    expected = pb.FollowResponse(messages=map(generated, stored), next=first)
+    assert pb.FollowResponse.FromString(EncodedMessages(0).page(Page(tuple(stored), first))) == expected
+    assert encode_run(stored) == b"".join(map(encode_stored, stored))
+
+
 def stored_at(offset: int, data: bytes = b"") -> StoredMessage:
     message = Message(id=str(offset), source="s", type="t", data=data, content_type="a/b")
-    return StoredMessage("topic", offset, datetime(2026, 1, 1, tzinfo=UTC), message)
+    return StoredMessage("topic", offset, NOW, message)
 
 
 def test_single_answers_hold_the_message() -> None:
@@ -161,6 +177,35 @@ def test_a_kept_message_is_not_encoded_again() -> None:
     """Two readers of one message get the very same bytes."""
     encoded = Encodings(encode_stored, 10_000)
     assert encoded.of(stored_at(1)) is encoded.of(stored_at(1))
+
+
+def test_pages_share_the_runs_within_them() -> None:
+    """Who reads the same page has nothing encoded, and no message is encoded a third time, wherever pages are cut."""
+    encoded: list[int] = []
+
+    def encode(messages: Sequence[StoredMessage]) -> bytes:
+        encoded.extend(one.offset for one in messages)
+        return encode_run(messages)
+
+    shared = RunEncodings(encode, 1_000_000)
+    stored = [stored_at(offset) for offset in range(1, 301)]
+    for first, step in [(0, 300), (0, 300), *((cut, 30 + cut) for cut in range(30))]:
+        for at in range(first, 300, step):
+            part = stored[at : at + step]
+            assert b"".join(shared.all(part)) == encode_run(part)
+        if step == 300:
+            assert encoded == list(range(1, 301))
+    assert max(map(encoded.count, range(1, 301))) == 2
+
+
+def test_messages_with_gaps_are_no_run() -> None:
+    """Whatever a page leaves out, nothing stands for a message that it lacks."""
+    shared = RunEncodings(encode_run, 1_000_000)
+    stored = [stored_at(offset) for offset in range(16, 48)]
+    shared.all(stored)
+    for missing in range(32):
+        part = [*stored[:missing], *stored[missing + 1 :]]
+        assert b"".join(shared.all(part)) == encode_run(part)
 
 
 def test_kept_messages_are_bounded() -> None:

@@ -26,8 +26,8 @@ from core.messages import (
     new_message,
 )
 from proto.trivium.v1 import messages_pb2 as pb
-from transports.encodings import Encodings
-from transports.grpc.encoding import encode_next, encode_stored
+from transports.encodings import RunEncodings
+from transports.grpc.encoding import encode_next, encode_run
 
 _Parsed = TypeVar("_Parsed", bound=ProtobufMessage)
 
@@ -138,25 +138,25 @@ def encode_request(topic: str, messages: Iterable[Message]) -> pb.PublishRequest
 
 
 class EncodedMessages:
-    """Answers that hold stored messages, each of which is encoded once while it is kept.
+    """Answers that hold stored messages, which are encoded once while they are kept.
 
-    Followers of one topic get the same messages, though not always cut into the same pages: so messages are kept, not
-    pages. Every answer with stored messages has them as field 1, and protobuf joins answers that stand one after
-    another, repeated fields in order: a page is the join of its messages, each encoded as an answer of its own, and of
-    its cursor.
+    Followers of one topic get the same messages, though not always cut into the same pages: so messages and short runs
+    of them are kept, not pages. Every answer with stored messages has them as field 1, and protobuf joins answers that
+    stand one after another, repeated fields in order: a page is the join of answers that hold its messages, and of one
+    that holds its cursor.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        kept = Encodings(encode_stored, max_bytes)
+        self._kept = RunEncodings(encode_run, max_bytes)
         #: A GetMessageResponse, or a GetDataResponse that is current; also a page of one message without its cursor.
-        self.one = kept.of
+        self.one = self._kept.of
 
     def page(self, page: Page) -> bytes:
         """A ReadMessagesResponse or FollowResponse."""
         cursor = encode_next(page.next)
         if isinstance(page, StalePage):
             cursor += pb.ReadMessagesResponse(stale=pb.Stale(age_seconds=page.age)).SerializeToString()
-        return b"".join([*map(self.one, page.messages), cursor])
+        return b"".join([*self._kept.all(page.messages), cursor])
 
     def data(self, newest: StoredMessage | Greeting) -> bytes:
         """A GetDataResponse."""

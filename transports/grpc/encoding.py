@@ -5,19 +5,22 @@ https://protobuf.dev/programming-guides/encoding. Readers take fields in any ord
 share comes first, and is made once. Tests hold this against the generated classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from core.messages import StoredMessage
+from core.messages import Message, StoredMessage
 from proto.trivium.v1 import messages_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Wire types.
 _VARINT, _BYTES = 0, 2
 _ONE_BYTE = [bytes((value,)) for value in range(0x80)]
-#: Kept: kinds of messages; times, which all messages of a commit share that brought none; lengths of fields.
-_HEADS, _TIMES, _LENGTHS = 256, 256, 1024
+_FIRST_BYTE = [bytes((value | 0x80,)) for value in range(0x80)]
+#: Kept: kinds of messages; times, which all messages of a commit share that brought none.
+_HEADS, _TIMES = 256, 256
+#: Fields shorter than this have their beginnings ready.
+_SHORT = 1024
 
 
 def _tag(number: int, wire_type: int) -> bytes:
@@ -45,28 +48,50 @@ _NEXT = _tag(pb.FollowResponse.NEXT_FIELD_NUMBER, _VARINT)
 
 def encode_stored(stored: StoredMessage) -> bytes:
     """The message as the only one of an answer."""
-    message = stored.message
-    id_ = message.id.encode()
-    data = message.data
-    rest = _attributes(message.attributes) if message.attributes else b""
-    if message.subject is not None:
-        rest += _text(_SUBJECT, message.subject)
-    if message.key is not None:
-        rest += _text(_KEY, message.key)
-    body = b"".join(
-        (
-            _head(stored.topic, message.source, message.type, message.content_type),
-            _OFFSET,
-            varint(stored.offset),
-            _begin(_ID, len(id_)),
-            id_,
-            _time(stored.time),
-            rest,
-            _begin(_DATA, len(data)),
-            data,
+    return encode_run((stored,))
+
+
+def encode_run(messages: Iterable[StoredMessage]) -> bytes:
+    """Messages of one topic as all those of an answer.
+
+    What messages share that were read together are mostly the same objects, and their offsets differ in the lowest
+    seven bits: so both are looked at again only where they change.
+    """
+    pieces: list[bytes] = []
+    source = type_ = content_type = time = None
+    shared = high_bytes = b""
+    high, low_bytes = -1, _ONE_BYTE
+    for stored in messages:
+        message = stored.message
+        if (
+            message.source is not source
+            or message.type is not type_
+            or message.content_type is not content_type
+            or stored.time is not time
+        ):
+            source, type_, content_type, time = message.source, message.type, message.content_type, stored.time
+            shared = _head(stored.topic, source, type_, content_type) + _time(time) + _OFFSET
+        offset = stored.offset
+        if offset >> 7 != high:
+            high = offset >> 7
+            low_bytes, high_bytes = (_FIRST_BYTE, varint(high)) if high else (_ONE_BYTE, b"")
+        id_ = message.id.encode()
+        data = message.data
+        has_more = message.subject is not None or message.key is not None or message.attributes
+        body = b"".join(
+            (
+                shared,
+                low_bytes[offset & 0x7F],
+                high_bytes,
+                _ID_OF[len(id_)],
+                id_,
+                _more(message) if has_more else b"",
+                _DATA_OF[len(data)],
+                data,
+            )
         )
-    )
-    return _begin(_MESSAGE, len(body)) + body
+        pieces += (_MESSAGE_OF[len(body)], body)
+    return b"".join(pieces)
 
 
 def encode_next(cursor: int) -> bytes:
@@ -78,11 +103,7 @@ def varint(value: int) -> bytes:
     """`value` from 0 on in groups of seven bits, the lowest first."""
     if value < 0x80:
         return _ONE_BYTE[value]
-    if value < 0x4000:
-        return bytes((value & 0x7F | 0x80, value >> 7))
-    if value < 0x20_0000:
-        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
-    return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 & 0x7F | 0x80)) + varint(value >> 21)
+    return _FIRST_BYTE[value & 0x7F] + varint(value >> 7)
 
 
 @lru_cache(_HEADS)
@@ -100,10 +121,16 @@ def _time(time: datetime) -> bytes:
     return _field(_TIME, _SECONDS + varint(seconds & 0xFFFF_FFFF_FFFF_FFFF) + _NANOS + varint(nanos))
 
 
-def _attributes(attributes: Mapping[str, str]) -> bytes:
-    return b"".join(
-        _field(_ATTRIBUTES, _text(_NAME, name) + _text(_VALUE, value)) for name, value in attributes.items()
-    )
+def _more(message: Message) -> bytes:
+    """What a message may lack."""
+    found = [
+        _field(_ATTRIBUTES, _text(_NAME, name) + _text(_VALUE, value)) for name, value in message.attributes.items()
+    ]
+    if message.subject is not None:
+        found.append(_text(_SUBJECT, message.subject))
+    if message.key is not None:
+        found.append(_text(_KEY, message.key))
+    return b"".join(found)
 
 
 def _text(tag: bytes, text: str) -> bytes:
@@ -111,10 +138,18 @@ def _text(tag: bytes, text: str) -> bytes:
 
 
 def _field(tag: bytes, value: bytes) -> bytes:
-    return _begin(tag, len(value)) + value
+    return tag + varint(len(value)) + value
 
 
-@lru_cache(_LENGTHS)
-def _begin(tag: bytes, length: int) -> bytes:
-    """What stands before the bytes of a field."""
-    return tag + varint(length)
+class _Beginnings(dict[int, bytes]):
+    """What stands before the bytes of a field, by their number."""
+
+    def __init__(self, tag: bytes) -> None:
+        super().__init__((length, tag + varint(length)) for length in range(_SHORT))
+        self._tag = tag
+
+    def __missing__(self, length: int) -> bytes:
+        return self._tag + varint(length)
+
+
+_ID_OF, _DATA_OF, _MESSAGE_OF = _Beginnings(_ID), _Beginnings(_DATA), _Beginnings(_MESSAGE)
