@@ -21,13 +21,11 @@ class Traffic:
 
     def came(self, messages: Sequence[Message]) -> None:
         self._messages_in += len(messages)
-        for message in messages:
-            self._bytes_in += len(message.data)
+        self._bytes_in += sum([len(message.data) for message in messages])
 
     def went(self, messages: Sequence[StoredMessage]) -> None:
         self._messages_out += len(messages)
-        for stored in messages:
-            self._bytes_out += len(stored.message.data)
+        self._bytes_out += sum([len(stored.message.data) for stored in messages])
 
     def figures(self) -> Iterator[Figure]:
         yield vocabulary.MESSAGES_IN.of(self._messages_in, self._door)
