@@ -19,8 +19,10 @@ DEFAULT_PAGE = 100
 MAX_WAIT_SECONDS = 60.0
 #: An answer holds this much or one message: gRPC clients take 4 MiB by default.
 PAGE_BYTES = 3 * 1024 * 1024
-#: A follower that lags holds one of these; small, since there may be thousands.
-_FOLLOW_BYTES = 256 * 1024
+#: A follower that lags holds a page, small, since there may be thousands. But each page costs some 0.2 ms whatever is
+#: in it: so they are large as long as all followers together could not hold more than this.
+_FOLLOWERS_BYTES = 32 * 1024 * 1024
+_LARGE_BYTES, _SMALL_BYTES = 1024 * 1024, 256 * 1024
 
 
 class LocalService:
@@ -88,7 +90,7 @@ class LocalService:
         with self._stream():
             yield Page((), cursor)
             while not self._draining:
-                messages = await self._log.read(topic, cursor, MAX_PAGE, _FOLLOW_BYTES)
+                messages = await self._log.read(topic, cursor, MAX_PAGE, self._follow_bytes())
                 if messages:
                     cursor = messages[-1].offset
                     yield Page(messages, cursor)
@@ -116,6 +118,9 @@ class LocalService:
                     await self._log.beyond(topic, after)
             except TimeoutError:
                 return
+
+    def _follow_bytes(self) -> int:
+        return max(_SMALL_BYTES, min(_LARGE_BYTES, _FOLLOWERS_BYTES // self.streams))
 
     @contextmanager
     def _stream(self) -> Iterator[None]:

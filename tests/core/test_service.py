@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import Conflict, InvalidArgument, NotFound, Overloaded, TooLarge
 from core.limits import MAX_OFFSET
-from core.messages import Greeting, Message, Page, Published, StoredMessage, new_message
+from core.messages import Greeting, Message, Page, Published, StoredMessage, new_message, weight
 from core.ports import MessageLog
 from core.service import PAGE_BYTES, LocalService
 from core.settings import Settings
@@ -275,6 +275,23 @@ async def test_following_without_a_cursor_is_from_now_on(service: LocalService) 
     await publish(service, "a", *some(1))
     assert offsets(await following(pages, 1)) == [4]
     await pages.aclose()
+
+
+async def test_followers_that_lag_hold_little_together(log: SqliteLog, settings: Settings) -> None:
+    """A few get large pages, of many each gets a small one; all of them get every message."""
+    service = LocalService(log, settings.limits, default_topic="data", greeting="", max_streams=1000)
+    await publish(service, "a", *some(700, b"x" * 2000))
+    followers: list[AsyncGenerator[Page]] = []
+    for count, most in [(1, 2**20), (64, 2**19), (128, 2**18), (1000, 2**18)]:
+        while len(followers) < count:
+            followers.append(service.follow("a", 0))
+            await anext(followers[-1])
+        page = await anext(followers[-1])
+        assert most * 0.9 < sum(weight(stored.message) for stored in page.messages) <= most
+        rest = await following(followers[-1], 700 - len(page.messages))
+        assert offsets([*page.messages, *rest]) == list(range(1, 701))
+    for each in followers:
+        await each.aclose()
 
 
 async def test_streams_and_waits_are_bounded_together(log: SqliteLog, settings: Settings) -> None:
