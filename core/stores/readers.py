@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -26,7 +27,10 @@ T = TypeVar("T")
 
 
 class Readers:
-    """Short reads only: a reader that stays in one snapshot keeps the write-ahead log from starting over."""
+    """Short reads only: a reader that stays in one snapshot keeps the write-ahead log from starting over.
+
+    Each thread has a connection, which nobody else touches: so these need not lock themselves.
+    """
 
     def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
         self._connect = connect
@@ -79,4 +83,9 @@ class Readers:
         if connection is None:
             connection = self._local.connection = self._connect()
             self._opened.append(connection)
-        return read(connection)
+        try:
+            return read(connection)
+        except BaseException as error:
+            # it goes to the loop, where a cursor in its frames would be closed while this thread reads again
+            traceback.clear_frames(error.__traceback__)
+            raise

@@ -1,6 +1,7 @@
 """What the log in SQLite does when the disk, or somebody else, misbehaves."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,19 @@ async def test_a_read_that_fails_is_unavailable(log: SqliteLog) -> None:
 
     with pytest.raises(Unavailable, match="can't be read"):
         await log._readers._run(broken)
+
+
+async def test_a_read_that_fails_leaves_no_cursor_to_others(log: SqliteLog) -> None:
+    """Its thread may read again while the loop lets go of the error: connections to read do not lock themselves."""
+    await append(log, "a", *some(1))
+    cursors: list[weakref.ref[apsw.Cursor]] = []
+
+    def broken(connection: apsw.Connection) -> None:
+        cursor = connection.execute("SELECT 1 UNION SELECT 2")
+        cursors.append(weakref.ref(cursor))
+        raise apsw.IOError("the disk is gone")
+
+    with pytest.raises(Unavailable) as caught:
+        await log._readers._run(broken)
+    assert isinstance(caught.value.__cause__, apsw.IOError)
+    assert cursors[0]() is None
