@@ -54,8 +54,9 @@ def encode_stored(stored: StoredMessage) -> bytes:
 def encode_run(messages: Iterable[StoredMessage]) -> bytes:
     """Messages of one topic as all those of an answer.
 
-    What messages share that were read together are mostly the same objects, and their offsets differ in the lowest
-    seven bits: so both are looked at again only where they change.
+    Most have the names and the time of the message before, and an offset that differs in its lowest seven bits: what
+    is made of these is made anew where they change. Messages that were read together share the object that is their
+    time.
     """
     pieces: list[bytes] = []
     source = type_ = content_type = time = None
@@ -64,9 +65,9 @@ def encode_run(messages: Iterable[StoredMessage]) -> bytes:
     for stored in messages:
         message = stored.message
         if (
-            message.source is not source
-            or message.type is not type_
-            or message.content_type is not content_type
+            message.source != source
+            or message.type != type_
+            or message.content_type != content_type
             or stored.time is not time
         ):
             source, type_, content_type, time = message.source, message.type, message.content_type, stored.time
