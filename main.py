@@ -36,7 +36,7 @@ log = structlog.get_logger("trivium")
 EXIT_OK, EXIT_CANNOT_RUN, EXIT_USAGE = 0, 1, 2
 #: What a door needs beside the base installation; each is an extra of that name.
 LIBRARIES = {
-    "rest": ("starlette", "hypercorn", "httptools"),
+    "rest": ("starlette", "hypercorn", "h2", "httptools"),
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google.protobuf"),
     "amqp": ("pika",),
 }

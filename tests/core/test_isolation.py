@@ -20,6 +20,8 @@ MODULES = {
     "grpc": ("transports.grpc.door",),
     "amqp": ("transports.amqp.connection", "transports.amqp.publisher", "transports.amqp.inbox", "transports.amqp.rpc"),
 }
+#: What takes long or much memory, and few need: not imported by the start, but by the first who asks for it.
+LATER = {"h2", "hypercorn", "prometheus_client"}
 STARTING = """
 import asyncio, json, sys
 import main
@@ -68,3 +70,11 @@ async def test_a_door_alone_imports_nothing_of_the_others(door: str) -> None:
     assert doors == [door]
     assert set(MODULES[door]) <= set(modules)
     assert not set(modules) & {name for other, names in OF_DOOR.items() if other != door for name in names}
+
+
+async def test_a_start_imports_nothing_that_few_need() -> None:
+    """Not HTTP/2, nor what only a setting wants that is not given."""
+    ports = ("--rest-port", "0", "--grpc-port", "0", "--amqp-url", "amqp://127.0.0.1:1/")
+    doors, modules = json.loads(await python(STARTING, *ports, "--admin-port", "0", "--data-dir", ":memory:"))
+    assert set(doors) == set(OF_DOOR)
+    assert not LATER & set(modules)

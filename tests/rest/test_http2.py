@@ -2,8 +2,12 @@
 
 import asyncio
 import ssl
+import sys
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
+from types import ModuleType
 from urllib.parse import urlsplit
 
 import h2.config
@@ -18,7 +22,7 @@ from h2.errors import ErrorCodes
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import until
-from transports.rest import connections, intake
+from transports.rest import connections, intake, serving
 from transports.rest.door import RestDoor
 
 MESSAGES = "/api/topics/t/messages"
@@ -215,6 +219,53 @@ async def test_resets_a_stream_without_a_path_or_method(door: RestDoor, headers:
         assert isinstance(reset, h2.events.StreamReset)
         assert reset.error_code == ErrorCodes.PROTOCOL_ERROR
         assert await client.status(await client.ask("GET", "/livez")) == 200
+
+
+class TestLibraries:
+    """Of HTTP/2, which are imported at the first connection that speaks it."""
+
+    async def test_nobody_else_waits_for_them(self, door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Requests over HTTP/1.1 are answered meanwhile, and then those over HTTP/2, by one import."""
+        asked, may_go_on = [], threading.Event()
+
+        def slow(name: str) -> ModuleType:
+            asked.append(name)
+            assert may_go_on.wait(20)
+            return import_module(name)
+
+        monkeypatch.setattr("transports.rest.http2.import_module", slow)
+        async with http2(door) as first, http2(door) as second, httpx2.AsyncClient(base_url=door.address) as http:
+            streams = [await client.ask("GET", "/livez") for client in (first, second)]
+            await until(lambda: len(door._server._connections) == 2 and bool(asked))
+            assert (await http.get("/livez")).status_code == 200
+            may_go_on.set()
+            assert [await first.status(streams[0]), await second.status(streams[1])] == [200, 200]
+        assert len(asked) == 1
+
+    async def test_cost_only_their_own_connections_where_they_are_broken(
+        self, door: RestDoor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What can't be imported ends a connection, and leaves HTTP/1.1 alone."""
+        monkeypatch.setitem(sys.modules, "transports.rest.http2_talks", None)
+        async with http2(door) as client, asyncio.timeout(20):
+            await client.closed()
+        await until(lambda: len(door._server._connections) == 0)
+        async with httpx2.AsyncClient(base_url=door.address) as http:
+            assert (await http.get("/livez")).status_code == 200
+
+    async def test_hold_up_no_end(self, door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A door that closes meanwhile drops the connections that wait for them."""
+        monkeypatch.setattr(serving, "_ABORT_SECONDS", 0.1)
+        may_go_on = threading.Event()
+        monkeypatch.setattr("transports.rest.http2.import_module", lambda _: may_go_on.wait(20))
+        async with http2(door) as client:
+            await until(lambda: len(door._server._connections) == 1)
+            await door._server.close(0.1)
+            assert len(door._server._connections) == 0
+            async with asyncio.timeout(20):
+                with suppress(ConnectionResetError):
+                    await client.closed()
+        may_go_on.set()
 
 
 class TestSlowSenders:

@@ -30,8 +30,8 @@ def only(door: RestDoor) -> Http2Connection:
 
 def held(door: RestDoor) -> int:
     """The bytes that wait for clients' windows."""
-    protocols: list[Any] = [getattr(one, "protocol", None) for one in door._server._connections]
-    return sum(len(buffer.buffer) for one in protocols if one for buffer in one.stream_buffers.values())
+    talks: list[Any] = [getattr(one, "talk", None) for one in door._server._connections]
+    return sum(len(buffer.buffer) for talk in talks if talk for buffer in talk.protocol.stream_buffers.values())
 
 
 @pytest.mark.parametrize("path", [STREAM, WAIT])
@@ -105,7 +105,7 @@ async def test_forgets_all_of_what_was_reset(door: RestDoor, service: LocalServi
             await client.flush()
             await until(lambda: service.streams == 1)
         assert await client.status(await client.ask("GET", "/livez")) == 200
-        await until(lambda: list(only(door).protocol.stream_buffers) == [kept])  # type: ignore[attr-defined]
+        await until(lambda: list(only(door).talk.protocol.stream_buffers) == [kept])
 
 
 async def test_holds_little_for_a_follower_that_opens_no_window(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import resource
 import socket
 import ssl
@@ -15,17 +14,13 @@ from core.telemetry.figures import Figure
 from core.telemetry.metrics import bound
 from transports.rest.connections import Connections
 from transports.rest.http1 import Http1, Site
-from transports.rest.http2 import Http2, HttpConfig
+from transports.rest.http2 import Http2
 from transports.rest.responses import Dates
 from transports.rest.tls import Handshakes
 
 log = structlog.get_logger("trivium.rest")
 
 _BACKLOG = 1024
-#: Above the bound of the intake, so that it answers, and with more than hypercorn would say.
-_HTTP2_HEADER_BYTES = 96 * 1024
-#: Hypercorn would close connections after a thousand requests.
-_MANY = 2**31
 #: Time for the tasks of connections that were dropped to notice.
 _ABORT_SECONDS = 2.0
 
@@ -40,7 +35,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
         """With `tls`, which has to offer `h2` and `http/1.1`, nothing is spoken in clear."""
         self._connections = Connections(min(max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4))
-        self._http2 = Http2(app, _config(), self._connections)
+        self._http2 = Http2(app, self._connections)
         self._site = Site(app, self._connections, Dates(), self._http2.speak)
         self._handshakes = (
             None if tls is None else Handshakes(tls, self._connections, self._speak_http1, self._http2.speak)
@@ -103,15 +98,6 @@ class HttpServer:
         protocol = Http1(self._site)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-
-
-def _config() -> HttpConfig:
-    config = HttpConfig()
-    config.errorlog = logging.getLogger("hypercorn.error")  # without a handler of its own: main sends lines on
-    config.include_server_header = False
-    config.keep_alive_max_requests = _MANY
-    config.h2_max_header_list_size = _HTTP2_HEADER_BYTES
-    return config
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:
