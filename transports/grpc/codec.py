@@ -4,11 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
-from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from core.errors import InvalidArgument, TriviumError
@@ -25,6 +22,7 @@ from core.messages import (
     TopicPage,
     new_message,
 )
+from proto.trivium.inner.envelope_pb2 import Envelope
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.encodings import RunEncodings
 from transports.grpc.encoding import encode_next, encode_run
@@ -47,23 +45,6 @@ def parse(kind: type[_Parsed], raw: bytes) -> _Parsed:
         raise InvalidArgument(f"is no {kind.DESCRIPTOR.full_name} in protobuf", field="request") from error
 
 
-def _envelope_class() -> type[ProtobufMessage]:
-    """PublishRequest with its messages left as bytes: `message Envelope { repeated bytes messages = 2; }`"""
-    file = FileDescriptorProto(name="envelope.proto", syntax="proto3")
-    file.message_type.add(name="Envelope").field.add(
-        name="messages",
-        number=pb.PublishRequest.MESSAGES_FIELD_NUMBER,
-        type=FieldDescriptorProto.TYPE_BYTES,
-        label=FieldDescriptorProto.LABEL_REPEATED,
-    )
-    pool = DescriptorPool()
-    pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName("Envelope"))
-
-
-_Envelope = _envelope_class()
-
-
 def decode_publish(
     kind: type[pb.PublishRequest] | type[pb.PublishStreamRequest], raw: bytes, limits: Limits
 ) -> tuple[str, list[Message]]:
@@ -72,8 +53,7 @@ def decode_publish(
     An empty message takes two bytes in a request and 180 once it is parsed: 8 MiB of them became 750 MiB.
     """
     if len(raw) > _COUNT_FIRST_BYTES:
-        envelope = parse(_Envelope, raw)
-        limits.check_count(len(envelope.messages))  # type: ignore[attr-defined]  # the class is made at run time
+        limits.check_count(len(parse(Envelope, raw).messages))
     request = parse(kind, raw)
     limits.check_count(len(request.messages))
     if len(request.messages) == 1:

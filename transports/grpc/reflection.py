@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
+from functools import cached_property
+from typing import Any
 
-from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR, ServerReflectionRequest
 
 from core.closing import Closing
@@ -20,11 +21,18 @@ class Reflection:
 
     def __init__(self, closing: Closing, services: Iterable[str]) -> None:
         self._closing = closing
-        self._servicer = reflection.aio.ReflectionServicer(services)  # type: ignore[attr-defined]  # not in the stubs
+        self._services = services
 
     @property
     def rpcs(self) -> Mapping[str, Rpc]:
         return {"ServerReflectionInfo": Rpc("describe", self._serve)}
+
+    @cached_property
+    def _servicer(self) -> Any:
+        """Made for the first who asks: it brings the messages that describe .proto files, half a MiB."""
+        from grpc_reflection.v1alpha import reflection
+
+        return reflection.aio.ReflectionServicer(self._services)  # type: ignore[attr-defined]  # not in the stubs
 
     async def _serve(self, call: Call) -> None:
         async with (
