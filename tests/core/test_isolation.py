@@ -22,9 +22,8 @@ MODULES = {
 }
 #: What takes long or much memory, and few need: not imported by the start, but by the first who asks for it.
 LATER = {
-    "h2",
-    "hypercorn",
-    *("google.protobuf.descriptor_pb2", "grpc_reflection.v1alpha.reflection"),
+    *("h2", "hypercorn"),
+    *("transports.rest.openapi", "google.protobuf.descriptor_pb2", "grpc_reflection.v1alpha.reflection"),
     "prometheus_client",
 }
 STARTING = """
@@ -78,7 +77,7 @@ async def test_a_door_alone_imports_nothing_of_the_others(door: str) -> None:
 
 
 async def test_a_start_imports_nothing_that_few_need() -> None:
-    """Not HTTP/2, reflection or scrapes, nor what only a setting wants that is not given."""
+    """Not HTTP/2, documents, reflection or scrapes, nor what only a setting wants that is not given."""
     ports = ("--rest-port", "0", "--grpc-port", "0", "--amqp-url", "amqp://127.0.0.1:1/")
     doors, modules = json.loads(await python(STARTING, *ports, "--admin-port", "0", "--data-dir", ":memory:"))
     assert set(doors) == set(OF_DOOR)

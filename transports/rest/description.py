@@ -1,11 +1,10 @@
 """What the door tells about itself: the OpenAPI document and the page that shows it."""
 
-from importlib.resources import files
+from functools import cached_property
 
 import msgspec
 
 from transports.rest.answers import Answer
-from transports.rest.openapi import document
 from transports.rest.requests import Request
 
 #: The page is one file that loads nothing but the document beside it.
@@ -16,12 +15,10 @@ _POLICY = (
 
 
 class Description:
-    """Answers `/openapi.json` and `/docs`, encoded once."""
+    """Answers `/openapi.json` and `/docs`, each made when it is first asked for, which few processes ever are."""
 
     def __init__(self, version: str) -> None:
-        self._openapi = Answer(body=msgspec.json.encode(document(version)))
-        page = files(__package__).joinpath("docs.html").read_bytes()
-        self._docs = Answer(body=page, content_type="text/html; charset=utf-8", content_policy=_POLICY)
+        self._version = version
 
     async def openapi(self, request: Request) -> Answer:
         request.query()
@@ -30,3 +27,16 @@ class Description:
     async def docs(self, request: Request) -> Answer:
         request.query()
         return self._docs
+
+    @cached_property
+    def _openapi(self) -> Answer:
+        from transports.rest.openapi import document
+
+        return Answer(body=msgspec.json.encode(document(self._version)))
+
+    @cached_property
+    def _docs(self) -> Answer:
+        from importlib.resources import files
+
+        page = files(__package__).joinpath("docs.html").read_bytes()
+        return Answer(body=page, content_type="text/html; charset=utf-8", content_policy=_POLICY)
