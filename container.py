@@ -15,9 +15,7 @@ from core.keys import KeyRing
 from core.policy import Policy, read_policy
 from core.ports import MessageService, SystemClock
 from core.relay import Relay, RelaySettings
-from core.remote.gate import ForwardingGate
 from core.remote.links import Link
-from core.remote.service import Edge, RemoteService
 from core.service import LocalService
 from core.settings import Settings
 from core.stores.keys import SqliteKeys
@@ -119,8 +117,11 @@ class Container(containers.DeclarativeContainer):
         health,
         providers.Callable(_observer, tracing),
     )
-    edge = providers.Singleton(Edge, providers.Callable(_links, settings), health, settings)
-    remote = providers.Singleton(RemoteService, edge)
+    #: Where `--core` names another process; else nothing of it is imported.
+    edge = providers.Singleton(
+        _imported_later("core.remote.service", "Edge"), providers.Callable(_links, settings), health, settings
+    )
+    remote = providers.Singleton(_imported_later("core.remote.service", "RemoteService"), edge)
     service = providers.Selector(
         providers.Callable(lambda settings: "remote" if settings.core else "local", settings),
         local=providers.Singleton(LocalService.of, log, settings),
@@ -141,7 +142,10 @@ class Container(containers.DeclarativeContainer):
     tokens = providers.Singleton(_tokens, settings, health)
     gate = providers.Selector(
         providers.Callable(lambda settings: "core" if settings.core else settings.auth, settings),
-        core=providers.Singleton(ForwardingGate, remote, settings, providers.Callable(_tracer, tracing, settings)),
+        core=providers.Singleton(
+            _imported_later("core.remote.gate", "ForwardingGate"),
+            *(remote, settings, providers.Callable(_tracer, tracing, settings)),
+        ),
         none=providers.Singleton(OpenGate, served, settings),
         required=providers.Singleton(PolicyGate, served, policy, keys, tokens, settings),
     )

@@ -24,7 +24,7 @@ MODULES = {
 LATER = {
     *("h2", "hypercorn"),
     *("transports.rest.openapi", "google.protobuf.descriptor_pb2", "grpc_reflection.v1alpha.reflection"),
-    "prometheus_client",
+    *("core.remote.service", "prometheus_client"),
 }
 STARTING = """
 import asyncio, json, sys
