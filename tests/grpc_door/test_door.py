@@ -22,7 +22,7 @@ from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
-from transports.grpc import arrivals
+from transports.grpc import arrivals, server
 from transports.grpc import door as grpc_door
 from transports.grpc.door import GrpcDoor
 
@@ -105,6 +105,18 @@ async def test_open_streams_end_cleanly(service: LocalService, health: Health, s
         for stream in (follow, watch, publish):
             assert await stream.read() is grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack EOF
             assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_the_first_call_of_an_rpc_has_more_asked_for(stub: MessagesStub) -> None:
+    """Until then one is enough, and takes little memory."""
+
+    def accepting() -> int:
+        return sum(task.get_coro().__qualname__ == "_AioServer._accept" for task in asyncio.all_tasks())  # type: ignore[union-attr]  # a coroutine
+
+    await stub.GetData(pb.GetDataRequest())
+    assert accepting() == server._AT_ONCE
+    await asyncio.gather(*(stub.GetData(pb.GetDataRequest()) for _ in range(100)))
+    assert accepting() == server._AT_ONCE
 
 
 def refuses(door: GrpcDoor) -> bool:

@@ -56,12 +56,16 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
         return asyncio.get_running_loop().create_task(accepting, name="grpc-accept")
 
     async def _accept_all(self, path: str) -> None:
-        """Start the calls of an RPC, as many as come at once. Ends with the server."""
+        """Start the calls of an RPC, as many as come at once. Ends with the server.
+
+        Before its first call only that one is asked for: most RPCs are never called, and 16 take 35 KiB.
+        """
+        await self._accept(path, once=True)
         # no TaskGroup: it would cancel the others when the first one ends, while gRPC's core may still write to them
         await asyncio.gather(*(self._accept(path) for _ in range(_AT_ONCE)))
 
-    async def _accept(self, path: str) -> None:
-        """Start one call after another. Ends with the server."""
+    async def _accept(self, path: str, *, once: bool = False) -> None:
+        """Start one call after another, or one alone. Ends with the server."""
         loop = asyncio.get_running_loop()
         raw_path, handler = path.encode(), self._handlers[path]
         status = status_of(Overloaded(f"{self._most} calls run, which is the most"))
@@ -83,6 +87,8 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
             task = loop.create_task(cygrpc._schedule_rpc_coro(serving, state, loop, path), name="grpc-call")
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            if once:
+                return
 
     async def _refuse_unknown(self) -> None:
         """Refuse each call of an RPC that is not registered. Ends with the server."""
