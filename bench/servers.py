@@ -137,8 +137,15 @@ def free_port() -> int:
 
 
 def _inherited() -> dict[str, str]:
-    """Our environment, but no settings: each server is started with what is written here."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRIVIUM_") and name != "AMQP_URL"}
+    """Our environment, but no settings, nor Python's: each server is started with what is written here.
+
+    Without compiled modules, which a variable of Python's may forbid to keep, each start compiles everything anew.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TRIVIUM_", "PYTHON")) and name != "AMQP_URL"
+    }
 
 
 def _accepts(port: int) -> bool:
