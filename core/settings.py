@@ -185,8 +185,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
     amqp_declare: Annotated[bool, _help("Declare exchanges and queues; else only check that they exist.")] = True
     amqp_prefetch: Annotated[
-        Annotated[int, Meta(ge=1, le=65535)], _help("Unacknowledged inbox messages; one commit group's worth.")
-    ] = 1000
+        Annotated[int, Meta(ge=1, le=65535)],
+        _help("Unacknowledged inbox messages: a batch that is committed, and the next."),
+    ] = 2000
     amqp_rpc_prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)], _help("AMQP RPCs at once, waiting reads included.")
     ] = 100

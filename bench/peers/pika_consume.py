@@ -6,7 +6,7 @@ import time
 
 import pika
 
-PREFETCH, ACKED_AT_ONCE = 500, 100
+PREFETCH, ACKED_AT_ONCE = 2000, 100
 
 url, queue, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 received = 0
