@@ -187,8 +187,8 @@ class _Kind(Struct, frozen=True, gc=False):
 
 def _kind(message: Message, most: int) -> _Kind:
     kind = _content_kind(message.content_type, most)
-    names = _string("source", message.source, most) + _string("type", message.type, most)
-    return _Kind(kind.bytes + names, kind.has_json, kind.has_text)
+    size = kind.bytes + _string("source", message.source, most) + _string("type", message.type, most)
+    return _Kind(size, kind.has_json, kind.has_text)
 
 
 @lru_cache(_KNOWN_CONTENT_TYPES)

@@ -159,8 +159,11 @@ def held(message: Message) -> int:
 
 def held_by(messages: Sequence[Message], size: int) -> int:
     """As `held` of each, but from the bytes of their data and attributes in UTF-8, which were counted before."""
-    data = sum([len(message.data) for message in messages])
-    attributes = sum([len(message.attributes) for message in messages if message.attributes])
+    data = attributes = 0
+    for message in messages:
+        data += len(message.data)
+        if message.attributes:
+            attributes += len(message.attributes)
     # a character takes up to 4 bytes in memory
     return data + 4 * (size - data) + len(messages) * _OBJECTS + attributes * _ATTRIBUTE_OBJECTS
 
