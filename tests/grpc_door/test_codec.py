@@ -23,7 +23,7 @@ from transports.grpc.codec import (
     encode_time,
     parse,
 )
-from transports.grpc.encoding import encode_run, encode_stored
+from transports.grpc.encoding import encode_run
 
 LIMITS = Limits(batch_messages=10)
 
@@ -157,7 +157,7 @@ def test_runs_read_as_what_the_generated_classes_write(messages: list[Message], 
     stored = [StoredMessage("topic", offset, one.time or NOW, one) for offset, one in enumerate(messages, first)]
     expected = pb.FollowResponse(messages=map(generated, stored), next=first)
     assert pb.FollowResponse.FromString(EncodedMessages(0).page(Page(tuple(stored), first))) == expected
-    assert encode_run(stored) == b"".join(map(encode_stored, stored))
+    assert encode_run(stored) == b"".join(encode_run((one,)) for one in stored)
 
 
 def stored_at(offset: int, data: bytes = b"") -> StoredMessage:
@@ -175,7 +175,7 @@ def test_single_answers_hold_the_message() -> None:
 
 def test_a_kept_message_is_not_encoded_again() -> None:
     """Two readers of one message get the very same bytes."""
-    encoded = Encodings(encode_stored, 10_000)
+    encoded = Encodings(lambda stored: encode_run((stored,)), 10_000)
     assert encoded.of(stored_at(1)) is encoded.of(stored_at(1))
 
 
@@ -210,7 +210,7 @@ def test_messages_with_gaps_are_no_run() -> None:
 
 def test_kept_messages_are_bounded() -> None:
     """The older ones leave when the bound is passed, the newest stay, and what is too large is not kept."""
-    encoded = Encodings(encode_stored, 10_000)
+    encoded = Encodings(lambda stored: encode_run((stored,)), 10_000)
     first = encoded.of(stored_at(1, b"x" * 1000))
     for offset in range(2, 100):
         newest = encoded.of(stored_at(offset, b"x" * 1000))

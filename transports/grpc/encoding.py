@@ -46,11 +46,6 @@ _MESSAGE = _tag(pb.FollowResponse.MESSAGES_FIELD_NUMBER, _BYTES)
 _NEXT = _tag(pb.FollowResponse.NEXT_FIELD_NUMBER, _VARINT)
 
 
-def encode_stored(stored: StoredMessage) -> bytes:
-    """The message as the only one of an answer."""
-    return encode_run((stored,))
-
-
 def encode_run(messages: Iterable[StoredMessage]) -> bytes:
     """Messages of one topic as all those of an answer.
 
