@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from httptools import HttpParserError, HttpRequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -36,6 +37,23 @@ PIECES = st.sampled_from(
 )
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+EXPECTING = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"
+LONG = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nA: %b\r\n\r\nabc" % (b"a" * 2048)
+#: Whole requests, of every kind that is read in a way of its own.
+REQUESTS = [
+    POST,
+    POST.replace(b"abc", b"\r\n\r"),
+    POST.replace(b"POST", b"BREW"),
+    b"\r\n" + POST,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    POST.replace(b"Content", b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent"),
+    CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n\r\n",
+    EXPECTING,
+    LONG,
+]
 CHUNK = st.builds(
     lambda size, extension, data: size % len(data) + extension + b"\r\n" + data + b"\r\n",
     st.sampled_from((b"%x", b"%X", b"00%x")),
@@ -133,6 +151,47 @@ def test_ends_chunked_bodies_where_llhttp_does(body: bytes, cuts: list[int]) -> 
                 end = len(body) - len(parser.unread)
                 assert Judge(body[:end]).complete
                 assert not Judge(body[: end - 1]).complete
+
+
+@given(st.lists(st.sampled_from(REQUESTS), max_size=8), st.lists(st.integers(0, 3000), max_size=6))
+def test_reads_a_request_the_same_whatever_came_before_it(requests: list[bytes], cuts: list[int]) -> None:
+    """Heads that come again mean what they meant to a new parser, and so do those behind them."""
+    alone = [found for request in requests for found in read([request])]
+    assert read(cut(b"".join(requests), cuts)) == alone
+    assert read(requests) == alone
+
+
+def test_takes_a_head_that_comes_again_as_it_was() -> None:
+    parser = RequestParser()
+    parser.add(POST)
+    head = parser.read_head()
+    assert parser.read_body() == b"abc"
+    for body in (b"def", b"\r\n\r"):
+        parser.next()
+        parser.add(POST.replace(b"abc", body) + POST)
+        assert parser.read_head() is head
+        assert not parser.complete
+        assert parser.read_body() == body
+        assert parser.complete
+        assert parser.unread == POST
+        parser.next()
+        assert parser.read_head() is head
+        assert parser.read_body() == b"abc"
+
+
+@pytest.mark.parametrize("request_", [CHUNKED + b"0\r\n\r\n", EXPECTING, LONG])
+def test_keeps_no_head_that_costs_more_than_it_saves(request_: bytes) -> None:
+    """Long ones would fill the memory, and others say more than what is in them."""
+    parser = RequestParser()
+    heads = []
+    for _ in range(2):
+        parser.add(request_)
+        heads.append(parser.read_head())
+        while not parser.complete:
+            parser.read_body()
+        parser.next()
+    assert heads[0] == heads[1]
+    assert heads[0] is not heads[1]
 
 
 def test_skips_what_chunks_hold() -> None:

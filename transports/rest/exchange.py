@@ -42,7 +42,8 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, connection: "Http1", head: Head, *, complete: bool) -> None:
+    def __init__(self, connection: "Http1", head: Head, body: bytes, *, complete: bool) -> None:
+        """`body` is what is here of it, and `complete` whether that is all."""
         self.task: asyncio.Task[None] | None = None
         #: Whether the request is all here, and whether the response is all sent.
         self.complete = complete
@@ -54,10 +55,10 @@ class Exchange:
         #: Whether the connection ends with it.
         self.closes = not head.keeps_alive
         #: The bytes of the body that wait for the application.
-        self.held = 0
+        self.held = len(body)
         self._connection = connection
         self._head = head
-        self._body: list[bytes] = []
+        self._body = [body] if body else []
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
         self._start: dict[str, Any] | None = None
@@ -76,8 +77,7 @@ class Exchange:
         """What `receive` has not told of the body yet, if all of that is here."""
         if not self.complete or self._told:
             return None
-        body: bytes = self._next_event()["body"]
-        return body
+        return self._take_out()
 
     def wake(self) -> None:
         """Let `receive` look again."""
@@ -91,7 +91,7 @@ class Exchange:
             self._connection.write(CONTINUE)
         while True:
             if (self._body or self.complete) and not self._told:
-                return self._next_event()
+                return {"type": "http.request", "body": self._take_out(), "more_body": not self.complete}
             if self.gone or self.ended:
                 return {"type": "http.disconnect"}
             self._waiter = asyncio.get_running_loop().create_future()
@@ -100,14 +100,15 @@ class Exchange:
             finally:
                 self._waiter = None
 
-    def _next_event(self) -> dict[str, Any]:
+    def _take_out(self) -> bytes:
+        """All of the body that is here."""
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
+        self._body = []
         self.held = 0
         self._told = self.complete
         if not self.complete:
             self._connection.adjust_reading()
-        return {"type": "http.request", "body": body, "more_body": not self.complete}
+        return body
 
     async def send(self, event: Any) -> None:
         """Raises `ClientGone` where the connection is lost."""
@@ -127,7 +128,7 @@ class Exchange:
             self._connection.write(head + data)
         if not more:
             self.ended = True
-            self._body.clear()
+            self._body = []
             self.held = 0
             self.wake()
         if self._connection.is_stuck:

@@ -6,12 +6,13 @@ twice, and lengths beside a transfer encoding. What it lets pass is refused here
 """
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from core.errors import InvalidArgument, TriviumError
 
-Headers = list[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 #: Section 3; an empty line before it is forgiven, as section 2.2 asks. llhttp takes more spaces and other protocols.

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from core.errors import Internal, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
-from transports.rest.credentials import SHOWN, Shown
+from transports.rest.credentials import FIELDS, SHOWN, Shown
 from transports.rest.exchange import BODY_BYTES, REST, Exchange
 from transports.rest.heads import BadRequest, Head
 from transports.rest.parsing import RequestParser
@@ -55,6 +55,7 @@ class Http1(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser()
         self._exchange: Exchange | None = None
+        self._head: Head | None = None
         self._is_first = True
         self._is_lost = False
         self._is_paused = False
@@ -67,7 +68,7 @@ class Http1(asyncio.Protocol):
         self._transport: asyncio.Transport = transport
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self._scope = {
+        self._connection_scope = {
             "type": "http",
             "asgi": _ASGI,
             "scheme": "https" if self._is_tls else "http",
@@ -150,26 +151,30 @@ class Http1(asyncio.Protocol):
 
     def _begin(self, head: Head) -> None:
         self.idle_since = None
-        exchange = self._exchange = Exchange(self, head, complete=self._parser.complete)
+        parser = self._parser
+        body = parser.read_body() if parser.has_more and not parser.complete else b""
+        exchange = self._exchange = Exchange(self, head, body, complete=parser.complete)
         exchange.gone = self._has_eof
         exchange.task = self._loop.create_task(
             self._serve(exchange, self._scope_of(head, exchange)), name="rest-request"
         )
 
     def _scope_of(self, head: Head, exchange: Exchange) -> dict[str, Any]:
-        path, _, query = head.target.partition(b"?")
-        text = path.decode()
-        return {
-            **self._scope,
-            "http_version": head.version,
-            "method": head.method,
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": query,
-            "headers": head.headers,
-            "state": self._state.copy(),
-            "extensions": {REST: exchange.rest},
-        }
+        if head is not self._head:  # else it says the same as that of the request before
+            path, _, query = head.target.partition(b"?")
+            text = path.decode()
+            self._head = head
+            self._head_scope = {
+                **self._connection_scope,
+                "http_version": head.version,
+                "method": head.method,
+                "path": unquote(text) if "%" in text else text,
+                "raw_path": path,
+                "query_string": query,
+                "headers": head.headers,
+                FIELDS: dict(head.headers),
+            }
+        return {**self._head_scope, "state": self._state.copy(), "extensions": {REST: exchange.rest}}
 
     def adjust_reading(self) -> None:
         """Read from the socket only while there is somebody to take it."""

@@ -21,7 +21,7 @@ from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.meter import Instrument
 from core.telemetry.metrics import bound
-from core.telemetry.requests import HEADER, TRACE_HEADERS, RequestIds
+from core.telemetry.requests import HEADER, RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import FIELDS, admit
 from transports.rest.exchange import REST
@@ -68,14 +68,22 @@ class Intake:
         self._closing = Closing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
         if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})
             return
         self.requests += 1
         try:
-            _to_origin_form(scope)
-            await self._take(scope, receive, send)
+            if not scope["raw_path"].startswith(b"/"):
+                _to_origin_form(scope)
+            refusal, has_body = self._judge(scope)
+            if refusal is not None or has_body is None or (body := _here(scope, has_body=has_body)) is None:
+                await self._receive(scope, receive, send, refusal, has_body=has_body)
+            elif not body:
+                scope[BODY] = body
+                await self._app(scope, receive, send)
+            else:
+                await self._take(scope, body, receive, send)
         except (ClientGone, OSError):
             return
         except Exception:
@@ -92,13 +100,28 @@ class Intake:
         yield from bound("rest_body_bytes", self.bodies.used, self.bodies.limit)
         yield from bound("rest_answer_bytes", self._sender.large.used, self._sender.large.limit)
 
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal, has_body = self._judge(scope)
-        if refusal is None and has_body is False:
-            scope[BODY] = b""
-            await self._app(scope, receive, send)
+    async def _take(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """A request whose body is here: there is nothing to wait for."""
+        size = len(body)
+        try:
+            await admit(self._gate, scope)  # only whoever is known may fill our memory
+            if size > self._max_body:
+                raise _too_large(self._max_body)
+            self.bodies.take(size)
+        except TriviumError as error:
+            await self._turn_away(problem(error, scope), scope, send)
             return
-        body = _Body(scope, receive, self._max_body, self.bodies)
+        scope[BODY] = body
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.bodies.give(size)
+
+    async def _receive(
+        self, scope: Scope, receive: Receive, send: Send, refusal: Answer | None, *, has_body: bool | None
+    ) -> None:
+        """A request whose body has to be waited for, if only to be thrown away."""
+        body = _Body(receive, self._max_body, self.bodies)
         until = asyncio.get_running_loop().time() + self._body_seconds
         try:
             if refusal is None:
@@ -113,8 +136,10 @@ class Intake:
     def _judge(self, scope: Scope) -> tuple[Answer | None, bool | None]:
         """Begin a request: what to answer instead if it breaks a bound before its body came, and whether it has one."""
         headers = scope["headers"]
-        fields = scope[FIELDS] = dict(headers)
-        traced = () if TRACE_HEADERS.isdisjoint(fields) else headers
+        fields = scope.get(FIELDS)
+        if fields is None:
+            fields = scope[FIELDS] = dict(headers)
+        traced = headers if b"traceparent" in fields or b"baggage" in fields else ()
         scope[REQUEST_ID] = self._request_ids.begin(fields.get(_GIVEN_ID), traced).id
         declared, is_announced = _framing(fields)
         has_body: bool | None = is_announced
@@ -135,11 +160,9 @@ class Intake:
             if has_body is None and not await _begins(body):
                 scope[BODY] = b""
                 return None
-            # only whoever is known may fill our memory
             await admit(self._gate, scope)
-            if not body.is_here():  # a deadline costs as much as all else that is done here
-                async with self._deadline(until):
-                    await body.arrives()
+            async with self._deadline(until):
+                await body.arrives()
             scope[BODY] = body.data
         except TimeoutError:
             if self._closing.begun:
@@ -150,8 +173,10 @@ class Intake:
             return problem(error, scope)
         return None
 
-    async def _turn_away(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
-        """Answer at once, but keep the connection until the body is in or late.
+    async def _turn_away(
+        self, answer: Answer, scope: Scope, send: Send, body: "_Body | None" = None, until: float = 0.0
+    ) -> None:
+        """Answer at once, but keep the connection until the body, if there is more of it, is in or late.
 
         Closing a socket with unread input resets it, and the client would never see the answer. It counts no more as
         a request, so that those who have no business here take no places of others.
@@ -164,15 +189,16 @@ class Intake:
             self.requests += 1
             self.refused -= 1
 
-    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body", until: float) -> None:
+    async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body | None", until: float) -> None:
         begun = perf_counter()
         await self._sender.begin(answer, scope, send)
         self._refused.ended(answer.code, begun, (scope, answer.status))
-        body.release()
-        if self.refused <= _REFUSED:
-            with suppress(TimeoutError):
-                async with self._deadline(until):
-                    await body.discard()
+        if body is not None:
+            body.release()
+            if self.refused <= _REFUSED:
+                with suppress(TimeoutError):
+                    async with self._deadline(until):
+                        await body.discard()
         await self._sender.end(send)
 
     @asynccontextmanager
@@ -186,8 +212,7 @@ class Intake:
 class _Body:
     """The body of one request on its way in."""
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int, budget: Budget) -> None:
-        self._rest = scope.get("extensions", {}).get(REST)
+    def __init__(self, receive: Receive, limit: int, budget: Budget) -> None:
         self._receive = receive
         self._limit = limit
         self._budget = budget
@@ -199,13 +224,6 @@ class _Body:
     def data(self) -> bytes:
         """What came so far."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def is_here(self) -> bool:
-        """Whether all of it came already, taken in without waiting. Raises `TooLarge` or `Overloaded`."""
-        if self._rest is not None and (part := self._rest()) is not None:
-            self._ended = True
-            self._keep(part)
-        return self._ended
 
     async def begins(self) -> bool:
         """Wait for the first part; False if there is none. Raises what `arrives` does."""
@@ -245,6 +263,15 @@ class _Body:
         return body
 
 
+def _here(scope: Scope, *, has_body: bool) -> bytes | None:
+    """The whole body, if the server can tell that it is here. A deadline costs as much as all that is done here."""
+    if not has_body:
+        return b""
+    rest = scope.get("extensions", {}).get(REST)
+    body: bytes | None = rest() if rest is not None else None
+    return body
+
+
 async def _begins(body: _Body) -> bool:
     """Whether there is a body, or may be: who sends none and does not say so either is not waited for."""
     try:
@@ -273,7 +300,8 @@ def _framing(fields: Mapping[bytes, bytes]) -> tuple[int, bool]:
     length = fields.get(b"content-length")
     if length is None:
         return 0, b"transfer-encoding" in fields
-    return int(length) if length.isdigit() and len(length) < 20 else 0, length.strip(b"0") != b""
+    declared = int(length) if length.isdigit() and len(length) < 20 else None  # HTTP/2 takes whatever it is given
+    return declared or 0, declared != 0
 
 
 def _head_bytes(scope: Scope) -> int:
