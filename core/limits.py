@@ -185,10 +185,32 @@ class _Kind(Struct, frozen=True, gc=False):
     has_text: bool
 
 
+class _Judged(Struct):
+    """The kind that was judged last: most messages are of the kind of the one before. A cache of many costs more."""
+
+    source: str = ""
+    type: str = ""
+    content_type: str = ""
+    most: int = 0
+    kind: _Kind = _Kind(0, has_json=False, has_text=False)
+
+
+_judged = _Judged()
+
+
 def _kind(message: Message, most: int) -> _Kind:
-    kind = _content_kind(message.content_type, most)
-    size = kind.bytes + _string("source", message.source, most) + _string("type", message.type, most)
-    return _Kind(size, kind.has_json, kind.has_text)
+    source, type_, content_type = message.source, message.type, message.content_type
+    if (
+        source != _judged.source
+        or type_ != _judged.type
+        or content_type != _judged.content_type
+        or most != _judged.most
+    ):
+        content = _content_kind(content_type, most)
+        size = content.bytes + _string("source", source, most) + _string("type", type_, most)
+        _judged.kind = _Kind(size, content.has_json, content.has_text)
+        _judged.source, _judged.type, _judged.content_type, _judged.most = source, type_, content_type, most
+    return _judged.kind
 
 
 @lru_cache(_KNOWN_CONTENT_TYPES)

@@ -162,8 +162,7 @@ def held_by(messages: Sequence[Message], size: int) -> int:
     data = attributes = 0
     for message in messages:
         data += len(message.data)
-        if message.attributes:
-            attributes += len(message.attributes)
+        attributes += len(message.attributes)
     # a character takes up to 4 bytes in memory
     return data + 4 * (size - data) + len(messages) * _OBJECTS + attributes * _ATTRIBUTE_OBJECTS
 

@@ -17,8 +17,6 @@ TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([
 _TRACE_BYTES = 1024
 #: Doors tell headers as bytes or as text.
 _NAMES: Mapping[object, str] = {form: name for name in TRACE_ATTRIBUTES for form in (name, name.encode())}
-#: A request with none of these has no trace to look for.
-TRACE_HEADERS = frozenset(_NAMES)
 
 
 class RequestContext:
@@ -58,15 +56,15 @@ class RequestIds:
     """Gives ids that nobody else gives: a part made at random for this process, and a number."""
 
     def __init__(self) -> None:
-        self._prefix = os.urandom(8).hex()
+        self._prefix = f"{os.urandom(8).hex()}-"
         self._number = 0
 
     def begin(self, given: object, headers: Iterable[tuple[object, object]]) -> RequestContext:
         """Make a request that of the running task: under the id that it brought if it is sane, else under a new one."""
-        name = _text(given)
+        name = None if given is None else _text(given)
         if name is None or not _SANE.match(name):
             self._number += 1
-            name = f"{self._prefix}-{self._number}"
+            name = self._prefix + str(self._number)
         request = RequestContext(name, headers)
         current.set(request)
         return request

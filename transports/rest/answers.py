@@ -49,6 +49,10 @@ class Answer(Struct, frozen=True, kw_only=True):
             headers.append((b"content-length", b"%d" % len(self.body)))
         return {"type": "http.response.start", "status": self.status, "headers": headers}
 
+    def content(self, *, more: bool = False) -> dict[str, Any]:
+        """The ASGI event that brings the body, and ends the response unless there is `more`."""
+        return {"type": "http.response.body", "body": self.body, "more_body": more}
+
 
 def json_answer(document: Mapping[str, Any]) -> Answer:
     return Answer(body=msgspec.json.encode(document))
@@ -110,28 +114,29 @@ class Sender:
 
         Returns what was sent: the refusal if there was no memory for it.
         """
-        if len(answer.body) <= _LARGE_BYTES:
-            await self._send(answer, scope, send)
-            return answer
-        try:
-            self.large.take(len(answer.body))
-        except Overloaded as error:
-            refusal = problem(error, scope)
-            await self._send(refusal, scope, send)
-            return refusal
-        try:
-            await self._send(answer, scope, send)
-        finally:
-            self.large.give(len(answer.body))
+        if len(answer.body) > _LARGE_BYTES:
+            return await self._send_large(answer, scope, send)
+        await send(answer.start(scope))
+        await send(answer.content())
         return answer
 
     async def begin(self, answer: Answer, scope: Scope, send: Send) -> None:
         """Send everything but the end: the client sees the whole answer, the connection stays open."""
-        await self._send(answer, scope, send, more=True)
+        await send(answer.start(scope))
+        await send(answer.content(more=True))
+
+    async def _send_large(self, answer: Answer, scope: Scope, send: Send) -> Answer:
+        size = len(answer.body)
+        try:
+            self.large.take(size)
+        except Overloaded as error:
+            return await self.send(problem(error, scope), scope, send)
+        try:
+            await send(answer.start(scope))
+            await send(answer.content())
+        finally:
+            self.large.give(size)
+        return answer
 
     async def end(self, send: Send) -> None:
         await send({"type": "http.response.body"})
-
-    async def _send(self, answer: Answer, scope: Scope, send: Send, *, more: bool = False) -> None:
-        await send(answer.start(scope))
-        await send({"type": "http.response.body", "body": answer.body, "more_body": more})

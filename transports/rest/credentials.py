@@ -15,7 +15,7 @@ SESSION = "trivium.session"
 FIELDS = "trivium.fields"
 #: Where the state of a connection has what it showed.
 SHOWN = "trivium.shown"
-_HEADERS = frozenset((b"authorization", b"x-api-key"))
+_AUTHORIZATION, _API_KEY = b"authorization", b"x-api-key"
 #: An access token with many claims is some kilobytes; nothing longer is looked at.
 _LONGEST = 16 * 1024
 
@@ -35,8 +35,9 @@ class Shown:
 
 async def admit(gate: Gate, scope: Scope) -> Session:
     """The session of a request, which its log lines name too. Raises what `Gate.admit` raises."""
-    showing = not _HEADERS.isdisjoint(scope[FIELDS])
-    headers = [header for header in scope["headers"] if header[0] in _HEADERS] if showing else []
+    fields = scope[FIELDS]
+    showing = _AUTHORIZATION in fields or _API_KEY in fields
+    headers = [header for header in scope["headers"] if header[0] in (_AUTHORIZATION, _API_KEY)] if showing else []
     shown: Shown | None = scope["state"].get(SHOWN) if headers else None
     if shown is not None and shown.headers == headers and shown.session is not None and shown.session.alive:
         session = shown.session
@@ -70,7 +71,7 @@ class RequestCredentials:
         field = name.decode()
         if others:
             raise InvalidArgument("give one credential, once", field=field)
-        found = _bearer(value) if name == b"authorization" else value
+        found = _bearer(value) if name == _AUTHORIZATION else value
         if len(found) > _LONGEST or not found.isascii():
             raise Unauthenticated("is no credential of ours", field=field)
         return found.decode()

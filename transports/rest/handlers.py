@@ -80,7 +80,7 @@ class Handlers:
 
     async def follow(self, request: Request) -> Answer | EventStream:
         after = optional(cursor, request.query("after").get("after"), "after")
-        last = optional(cursor, request.header("last-event-id"), "last-event-id")
+        last = optional(cursor, request.header(b"last-event-id"), "last-event-id")
         pages = request.service.follow(request.path["topic"], after if last is None else last)
         first = await anext(pages)
         if request.method == "HEAD":
@@ -127,7 +127,7 @@ class Handlers:
 
 
 def _published(published: Published) -> Answer:
-    location = f"/api/topics/{published.topic}/messages/{published.offset}".encode()
+    location = b"/api/topics/%b/messages/%d" % (published.topic.encode(), published.offset)
     return Answer(
         status=200 if published.duplicate else 201,
         body=published_document(published),

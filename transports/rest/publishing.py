@@ -75,7 +75,7 @@ def _event_form(kind: str | None) -> str | None:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.header("idempotency-key")
+    key = request.header(b"idempotency-key")
     return None if key is None else unquote(key, "idempotency-key")
 
 

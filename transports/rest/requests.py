@@ -19,6 +19,7 @@ T = TypeVar("T")
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?\Z", re.ASCII)
 _WAIT = re.compile(rb"(?:^|[,;])[ \t]*wait[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
+_PERCENT_SIGN = ord("%")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 #: RFC 9110, section 5.6.4; the String of RFC 9651 is one of these.
@@ -68,14 +69,13 @@ class Request:
         """The API keys as far as whoever asks may administer them."""
         return self.session.keys
 
-    def header(self, name: str) -> str | None:
+    def header(self, name: bytes) -> str | None:
         """The one value of a header (`name` in lower case); `InvalidArgument` if it is given twice or is not UTF-8."""
-        wanted = name.encode()
-        found = self._fields.get(wanted)
+        found = self._fields.get(name)
         if found is None:
             return None
-        if len(self._fields) < len(self.headers) and sum(key == wanted for key, _ in self.headers) > 1:
-            raise InvalidArgument("must not be given more than once", field=name)
+        if len(self._fields) < len(self.headers) and sum(key == name for key, _ in self.headers) > 1:
+            raise InvalidArgument("must not be given more than once", field=name.decode())
         return utf8(found, name)
 
     def accepts(self, media: str) -> bool:
@@ -109,10 +109,10 @@ class Request:
 
 def content_type(request: Request) -> str | None:
     """The type of the body, if it is told; `UnsupportedMediaType` for a body that is encoded."""
-    encoding = request.header("content-encoding")
+    encoding = request.header(b"content-encoding")
     if encoding is not None and encoding.lower() != "identity":
         raise UnsupportedMediaType("a body is taken as it is, not encoded", field="content-encoding")
-    return request.header("content-type") or None
+    return request.header(b"content-type") or None
 
 
 def json_body(request: Request, decoder: msgspec.json.Decoder[T], shape: str) -> T:
@@ -163,7 +163,7 @@ def optional(read: Callable[[str, str], T], text: str | None, field: str) -> T |
 
 def percent_decode(value: bytes, field: str) -> str:
     """Undo percent-encoding once (RFC 3986, section 2.1); what comes out has to be UTF-8."""
-    if b"%" in value:
+    if _PERCENT_SIGN in value:
         broken = _BAD_PERCENT.search(value)
         if broken is not None:
             raise InvalidArgument(
@@ -183,8 +183,9 @@ def unquote(value: str, field: str) -> str:
     return _ESCAPE.sub(r"\1", quoted[1])
 
 
-def utf8(value: bytes, field: str) -> str:
+def utf8(value: bytes, field: str | bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"must be UTF-8, byte {error.start} is not", field=field) from error
+        name = field if isinstance(field, str) else field.decode()
+        raise InvalidArgument(f"must be UTF-8, byte {error.start} is not", field=name) from error

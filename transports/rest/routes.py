@@ -138,13 +138,14 @@ class Resource:
     def __init__(self, served: Mapping[str, Served], boundary: Boundary) -> None:
         self._served = dict(served)
         self._boundary = boundary
+        self._unserved: tuple[None, bool, Instrument] = None, True, boundary.unknown
         if "GET" in served:
             self._served["HEAD"] = served["GET"]  # the server leaves the body out
         self._allow = ((b"allow", ", ".join(sorted(self._served)).encode()),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = perf_counter()
-        handler, public, instrument = self._served.get(scope["method"], (None, True, self._boundary.unknown))
+        handler, public, instrument = self._served.get(scope["method"], self._unserved)
         code, status = CANCELLED, 0
         try:
             if handler is None:

@@ -15,6 +15,7 @@ from transports.cloudevents import encode_event
 from transports.encodings import Encodings
 from transports.rest.answers import Answer
 from transports.rest.presence import ClientGone, while_present
+from transports.rest.responses import CR, LF
 
 EVENT_STREAM = "text/event-stream"
 #: A proxy that collects an answer before it passes it on would hold events back.
@@ -116,6 +117,6 @@ class EventStream:
 def frame_of(stored: StoredMessage) -> bytes:
     """A message in a stream of events: `id` its offset, `data` the CloudEvent."""
     event = encode_event(stored)
-    if b"\n" in event or b"\r" in event:  # JSON data is kept verbatim, line ends and all
+    if LF in event or CR in event:  # JSON data is kept verbatim, line ends and all
         event = _LINE_END.sub(b"\ndata: ", event)
     return b"id: %d\nevent: message\ndata: %b\n\n" % (stored.offset, event)
