@@ -24,7 +24,7 @@ from tools.rabbitmq import NodeError
 
 _RESULTS = ROOT / "bench/results.json"
 _FOLDER = ROOT / ".trivium/bench"
-_FULL = Pace(rounds=5, seconds=3.0, warm_seconds=2.0)
+_FULL = Pace(rounds=7, seconds=2.0, warm_seconds=2.0)
 #: The shortest: wrk and h2load know whole seconds only.
 _QUICK = Pace(rounds=2, seconds=1.0, warm_seconds=0.0)
 
@@ -85,7 +85,7 @@ def measure(chosen: Sequence[Case], options: argparse.Namespace) -> Results:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m bench", description="Measures Trivium beside its peers.")
     found.add_argument("--quick", action="store_true", help="short rounds and few: does every case work?")
-    found.add_argument("--rounds", type=int, metavar="N", help="other than five, or two where quick")
+    found.add_argument("--rounds", type=int, metavar="N", help="other than seven, or two where quick")
     found.add_argument("--only", metavar="PATTERN", help=f"cases of these names: {', '.join(c.name for c in CASES)}")
     found.add_argument("--again", action="store_true", help="keep what the results have of the other cases")
     found.add_argument("--report", action="store_true", help="measure nothing, write the report again")

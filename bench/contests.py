@@ -28,6 +28,8 @@ class Case(Struct, frozen=True, kw_only=True):
     unit: str = "messages/s"
     #: Left out of a quick run: it repeats another at another size, or takes minutes to set up.
     only_full: bool = False
+    #: Rounds are so many times as many, and as short: a machine changes less in between, where a few per cent count.
+    slices: int = 1
 
 
 class Pace(Struct, frozen=True):
@@ -51,8 +53,10 @@ def hold(case: Case, ground: Ground, pace: Pace, tell: Callable[[str], None]) ->
             works[name] = stack.enter_context(contestant(ground))
             if pace.warm_seconds:
                 works[name](pace.warm_seconds)
-        for number in range(1, pace.rounds + 1):
+        slices = case.slices if pace.seconds >= case.slices else 1  # none below a second
+        rounds = pace.rounds * slices
+        for number in range(1, rounds + 1):
             for name, work in works.items():
-                tell(f"round {number} of {pace.rounds}: {name}")
-                found[name].append(work(pace.seconds))
+                tell(f"round {number} of {rounds}: {name}")
+                found[name].append(work(pace.seconds / slices))
     return found

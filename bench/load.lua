@@ -1,5 +1,6 @@
--- What wrk asks for. Arguments: method, path, content type, body file, count, step.
--- "{n}" in the path runs through 0, step, 2 step, ... (count values); "{id}" in the body is a new id each time.
+-- What wrk asks for. Arguments: method, path, content type, body file, count, step, and perhaps "keyed".
+-- "{n}" in the path runs through 0, step, 2 step, ... (count values); "{id}" in the body is a new id each time,
+-- and so is the Idempotency-Key of what is keyed.
 
 local function read(name)
   local file = assert(io.open(name, "rb"))
@@ -20,18 +21,23 @@ local function split(text, mark)
   return pieces
 end
 
-local function with_ids(pieces)
+local function ids()
   math.randomseed(tonumber(tostring({}):sub(8)) % 2147483647)
   local prefix, made = string.format("%010d-%08d-", os.time(), math.random(99999999)), 0
-  local parts = {}
+  return function()
+    made = made + 1
+    return string.format("%s%012d", prefix, made)
+  end
+end
+
+local function with_ids(pieces, is_keyed)
+  local parts, new = {}, ids()
   return function()
     for index, piece in ipairs(pieces) do
       parts[2 * index - 1] = piece
-      if index < #pieces then
-        made = made + 1
-        parts[2 * index] = string.format("%s%012d", prefix, made)
-      end
+      if index < #pieces then parts[2 * index] = new() end
     end
+    if is_keyed then wrk.headers["Idempotency-Key"] = new() end
     return wrk.format(nil, nil, nil, table.concat(parts))
   end
 end
@@ -54,8 +60,8 @@ function init(args)
     wrk.body = read(args[4])
   end
   local pieces = split(wrk.body or "", "{id}")
-  if #pieces > 1 then
-    request = with_ids(pieces)
+  if #pieces > 1 or args[7] == "keyed" then
+    request = with_ids(pieces, args[7] == "keyed")
   elseif args[2]:find("{n}", 1, true) then
     request = over_paths(args[2], tonumber(args[5]), tonumber(args[6]))
   end

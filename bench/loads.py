@@ -27,7 +27,10 @@ class LoadFailed(Exception):
 
 
 class Requests(Struct, frozen=True, kw_only=True):
-    """What wrk sends. `{n}` in the path runs through `count` multiples of `step`; `{id}` in the body is always new."""
+    """What wrk sends. `{n}` in the path runs through `count` multiples of `step`; `{id}` in the body is always new.
+
+    With `keyed`, so is an `Idempotency-Key`: no head is like another.
+    """
 
     path: str
     body: bytes = b""
@@ -36,6 +39,7 @@ class Requests(Struct, frozen=True, kw_only=True):
     step: int = 1
     #: An API key or a token.
     credential: str = ""
+    keyed: bool = False
 
     @property
     def method(self) -> str:
@@ -61,6 +65,7 @@ def wrk(
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={_whole(seconds)}s", "--timeout=20s"]
     command += [f"--script={ROOT / 'bench/load.lua'}", f"http://{HOST}:{port}{requests.path.partition('{')[0]}", "--"]
     command += [requests.method, requests.path, requests.content_type, body, str(requests.count), str(requests.step)]
+    command += ["keyed"] * requests.keyed
     if requests.credential:
         command.insert(1, f"--header=Authorization: Bearer {requests.credential}")
     before = server.cpu_seconds()

@@ -26,13 +26,16 @@ _METHOD = """\
 
 Each server is held to one core, with all its processes and threads; the load, and RabbitMQ where there is one, to
 another. All contestants of a case are started and warmed up, then take turns: A B C A B C ..., {rounds} rounds of
-{seconds:g} s. A figure is the median of the rounds, with the least and the greatest behind it; a ratio is taken within
-each round first. CPU each is what all the server's processes took per message, by the kernel's account
-(`/proc/PID/stat`); "cores busy" is which part of its core the server took, and which part of the other the load took,
-without a broker that shares it: the one near 100% set the pace. Everything that is called durable waits for its
-`fsync`: SQLite with `synchronous=FULL`, quorum queues with confirms. HTTP/1.1 is loaded by wrk, unary gRPC by h2load
-with a prebuilt frame that a real client was answered `OK` for, streams by gRPC's C core or bare sockets, AMQP by
-pipelined pika. Peers are in `bench/peers`.
+{seconds:g} s, or twice as many of half the length where little is between them. A figure is the median of the rounds,
+with the least and the greatest behind it; a ratio is taken within each round first. CPU each is what all the server's
+processes took per message, by the kernel's account (`/proc/PID/stat`); "cores busy" is which part of its core the
+server took, and which part of the other the load took, without a broker that shares it: the one near 100% set the
+pace. Everything that is called durable waits for its `fsync`: SQLite with `synchronous=FULL`, quorum queues with
+confirms. HTTP/1.1 is loaded by wrk, unary gRPC by h2load with a prebuilt frame that a real client was answered `OK`
+for, streams by gRPC's C core or bare sockets, AMQP by pipelined pika. Peers are in `bench/peers`.
+
+wrk repeats one request, whose head is then not parsed again but for the first; *each with an Idempotency-Key* is what
+clients get whose heads differ.
 
 - `make bench` takes about 25 minutes, `make bench-quick` three; `BENCH_ARGS="--only 'rest-*'"` takes some cases.
 - {when:%Y-%m-%d %H:%M} UTC, commit {commit}; load average before the run {load:.2f}.{again}

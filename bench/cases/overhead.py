@@ -113,6 +113,7 @@ def _identity(name: str, title: str, requests: Requests, unit: str) -> Case:
         name=name,
         title=title,
         unit=unit,
+        slices=2,
         contestants={
             TRIVIUM: _open(requests),
             KEY: _guarded(requests, _key),
@@ -128,6 +129,7 @@ def _identity(name: str, title: str, requests: Requests, unit: str) -> Case:
 _TELEMETRY = Case(
     name="telemetry",
     title="durable REST publish, 32 in flight, 256 B, watched and not",
+    slices=2,
     contestants={
         TRIVIUM: _open(publish(256)),
         UNWATCHED: _open(publish(256), programs.UNWATCHED),

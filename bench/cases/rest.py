@@ -24,6 +24,7 @@ TOPIC_PATH = "/api/topics/t/messages"
 
 HYPERCORN, UVICORN, GRANIAN = "starlette on hypercorn", "starlette on uvicorn", "starlette on granian"
 HELLO = "FastAPI on uvicorn, GET"
+KEYED = "Trivium, each with an Idempotency-Key"
 NO_STORE, FLASK = "Trivium without the store", "Flask on gunicorn, commit each"
 BARE_SQLITE = "bare SQLite, groups of 100"
 FDATASYNC = "fdatasync of 4 KiB"
@@ -52,9 +53,9 @@ def under_wrk(
     return wrk(ground, service.server, service.rest, requests, connections=connections, seconds=seconds, each=each)
 
 
-def publish(size: int) -> Requests:
+def publish(size: int, *, keyed: bool = False) -> Requests:
     """One message, as Trivium takes it."""
-    return Requests(path=TOPIC_PATH, body=json_of(size), content_type=JSON)
+    return Requests(path=TOPIC_PATH, body=json_of(size), content_type=JSON, keyed=keyed)
 
 
 def publish_to_peer(size: int) -> Requests:
@@ -154,6 +155,7 @@ def _publishing(size: int) -> Case:
         title=f"durable REST publish, 32 in flight, {size} B",
         contestants={
             TRIVIUM: http(programs.ALONE, publish(size), connections=32),
+            KEYED: http(programs.ALONE, publish(size, keyed=True), connections=32),
             NO_STORE: http(programs.NO_STORE, publish(size), connections=32),
             HELLO: http(fastapi, Requests(path="/"), connections=32),
             "FastAPI with aiosqlite, commit each": http(fastapi, to_peer, connections=32),

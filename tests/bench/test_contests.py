@@ -37,6 +37,18 @@ def test_contestants_warm_up_once_and_then_take_turns(tmp_path: Path) -> None:
     assert found == {name: [Sample(rate=3.0)] * 2 for name in "AB"}
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(4.0, ["A 2", "B 2"] * 4), (1.0, ["A 1", "B 1"] * 2)])
+def test_rounds_are_cut_where_little_is_between_the_contestants(
+    tmp_path: Path, seconds: float, expected: list[str]
+) -> None:
+    """More of them, and shorter; but no tool can load for less than a second."""
+    happened: list[str] = []
+    case = Case(name="c", title="c", contestants={name: recorder(name, happened) for name in "AB"}, slices=2)
+    with Ground(tmp_path / "ground", (0, 0), quick=True) as ground:
+        hold(case, ground, Pace(rounds=2, seconds=seconds, warm_seconds=0.0), lambda _: None)
+    assert happened[2:-2] == expected
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     """They would measure each other, in one folder; afterwards the folder is gone."""
     folder = tmp_path / "ground"
