@@ -123,6 +123,10 @@ class Session:
 class Gate(Protocol):
     """Turns credentials into sessions. Doors have no other way to the service."""
 
+    @property
+    def everybody(self) -> Session | None:
+        """The session of all who come, where nobody has to be told from anybody."""
+
     async def admit(self, credentials: Credentials) -> Session:
         """Raises `Unauthenticated`, or `Overloaded` where an address failed too often."""
 
@@ -139,19 +143,19 @@ class OpenGate:
     def __init__(self, service: MessageService, settings: Settings) -> None:
         self._service = service
         self._settings = settings
-        self._bounded = settings.rates.bounded
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._everybody = self._session(Allowance(Rates()))
-        self._everybody.service = service  # nothing to guard, so it costs nothing
+        self.everybody = None if settings.rates.bounded else self._session(Allowance(Rates()))
+        if self.everybody is not None:
+            self.everybody.service = service  # nothing to guard, so it costs nothing
 
     async def admit(self, credentials: Credentials) -> Session:
-        return self._of(credentials.address) if self._bounded else self._everybody
+        return self.everybody or self._of(credentials.address)
 
     def used(self, session: Session) -> None:
         """Nothing is kept of it."""
 
     def vouched(self, user: str | None) -> Session:
-        return self._of(f"amqp:{user or ''}") if self._bounded else self._everybody
+        return self.everybody or self._of(f"amqp:{user or ''}")
 
     def _of(self, address: str) -> Session:
         place = network(address)
@@ -180,6 +184,8 @@ class PolicyGate:
     address is put off, while credentials that were proved before go on: who guesses learns nothing, who is good
     notices nothing.
     """
+
+    everybody = None
 
     def __init__(
         self,

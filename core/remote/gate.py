@@ -43,6 +43,8 @@ class ForwardingGate:
     authentications, are those of the caller's address: the core sees that of the edge.
     """
 
+    everybody = None
+
     def __init__(
         self, service: RemoteService, settings: Settings, traced: Callable[[MessageService], MessageService]
     ) -> None:

@@ -14,7 +14,7 @@ from core.service import LocalService
 from tests.rest.wire import Wire, connected, exchanged, request, until
 from transports.rest import connections
 from transports.rest.door import RestDoor
-from transports.rest.exchange import REST
+from transports.rest.exchange import EXCHANGE
 from transports.rest.http1 import Http1
 from transports.rest.parsing import HEADER_BYTES
 from transports.rest.presence import ClientGone
@@ -138,7 +138,7 @@ async def test_holds_a_body_within_bounds(protocols: list[Http1]) -> None:
     taken: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["extensions"][REST]() is None
+        assert scope["extensions"][EXCHANGE].rest() is None
         await go_on.wait()
         more = True
         while more:
@@ -162,7 +162,7 @@ async def test_tells_a_body_in_one_event() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         events.append(await receive())
-        assert scope["extensions"][REST]() is None
+        assert scope["extensions"][EXCHANGE].rest() is None
         await send(START)
         await send({"type": "http.response.body"})
         events.append(await receive())
@@ -177,7 +177,7 @@ async def test_gives_a_body_that_is_here_without_waiting() -> None:
     found: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(scope["extensions"][REST]())
+        found.append(scope["extensions"][EXCHANGE].rest())
         await send(START)
         await send({"type": "http.response.body"})
         found.append(await receive())
@@ -185,6 +185,23 @@ async def test_gives_a_body_that_is_here_without_waiting() -> None:
     async with served(app) as ask:
         await ask(request("POST", "/", body=b"abc"))
     assert found == [b"abc", {"type": "http.disconnect"}]
+
+
+async def test_sends_a_whole_response_in_one_step() -> None:
+    """It is framed like one that comes in events, and there is only one to a request."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = scope["extensions"][EXCHANGE]
+        await exchange.respond(200, [(b"content-length", b"3")], b"abc")
+        for again in (exchange.respond(200, [], b"def"), send(START)):
+            with pytest.raises(RuntimeError):
+                await again
+
+    async with wired(app) as wire:
+        for _ in range(2):
+            wire.writer.write(request("GET", "/"))
+            assert (await wire.reply()).body == b"abc"
+            wire.again()
 
 
 async def test_frames_what_has_no_length() -> None:

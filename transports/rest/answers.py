@@ -12,6 +12,7 @@ from core.errors import Overloaded, TriviumError, Unauthenticated
 from core.messages import Greeting, Page, StaleGreeting, StaleMessage, StalePage, StoredMessage
 from core.telemetry.meter import OK
 from transports.documents import PROBLEM, STATUS, problem_document
+from transports.rest.exchange import exchange_of
 
 JSON = "application/json"
 #: Where the scope holds the id of the request (`core.telemetry.requests`).
@@ -36,8 +37,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     tell_length: bool = True
     code: str = OK
 
-    def start(self, scope: Scope) -> dict[str, Any]:
-        """The ASGI event that begins the response."""
+    def head(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """The headers of the response."""
         headers = [
             (b"content-type", self.content_type.encode()),
             (b"content-security-policy", self.content_policy),
@@ -47,11 +48,11 @@ class Answer(Struct, frozen=True, kw_only=True):
         ]
         if self.tell_length:
             headers.append((b"content-length", b"%d" % len(self.body)))
-        return {"type": "http.response.start", "status": self.status, "headers": headers}
+        return headers
 
-    def content(self, *, more: bool = False) -> dict[str, Any]:
-        """The ASGI event that brings the body, and ends the response unless there is `more`."""
-        return {"type": "http.response.body", "body": self.body, "more_body": more}
+    def start(self, scope: Scope) -> dict[str, Any]:
+        """The ASGI event that begins the response."""
+        return {"type": "http.response.start", "status": self.status, "headers": self.head(scope)}
 
 
 def json_answer(document: Mapping[str, Any]) -> Answer:
@@ -116,14 +117,13 @@ class Sender:
         """
         if len(answer.body) > _LARGE_BYTES:
             return await self._send_large(answer, scope, send)
-        await send(answer.start(scope))
-        await send(answer.content())
+        await _send(answer, scope, send)
         return answer
 
     async def begin(self, answer: Answer, scope: Scope, send: Send) -> None:
         """Send everything but the end: the client sees the whole answer, the connection stays open."""
         await send(answer.start(scope))
-        await send(answer.content(more=True))
+        await send({"type": "http.response.body", "body": answer.body, "more_body": True})
 
     async def _send_large(self, answer: Answer, scope: Scope, send: Send) -> Answer:
         size = len(answer.body)
@@ -132,11 +132,19 @@ class Sender:
         except Overloaded as error:
             return await self.send(problem(error, scope), scope, send)
         try:
-            await send(answer.start(scope))
-            await send(answer.content())
+            await _send(answer, scope, send)
         finally:
             self.large.give(size)
         return answer
 
     async def end(self, send: Send) -> None:
         await send({"type": "http.response.body"})
+
+
+async def _send(answer: Answer, scope: Scope, send: Send) -> None:
+    exchange = exchange_of(scope)
+    if exchange is not None and send == exchange.send:
+        await exchange.respond(answer.status, answer.head(scope), answer.body)
+    else:  # HTTP/2, or somebody between us and the server changes what is sent, as for pages of other origins
+        await send(answer.start(scope))
+        await send({"type": "http.response.body", "body": answer.body})

@@ -35,21 +35,25 @@ class Shown:
 
 async def admit(gate: Gate, scope: Scope) -> Session:
     """The session of a request, which its log lines name too. Raises what `Gate.admit` raises."""
+    session = gate.everybody or await _session(gate, scope)
+    scope[SESSION] = session
+    request = current.get()
+    if request is not None:
+        request.principal = session.principal.name
+    return session
+
+
+async def _session(gate: Gate, scope: Scope) -> Session:
     fields = scope[FIELDS]
     showing = _AUTHORIZATION in fields or _API_KEY in fields
     headers = [header for header in scope["headers"] if header[0] in (_AUTHORIZATION, _API_KEY)] if showing else []
     shown: Shown | None = scope["state"].get(SHOWN) if headers else None
     if shown is not None and shown.headers == headers and shown.session is not None and shown.session.alive:
-        session = shown.session
-        gate.used(session)
-    else:
-        session = await gate.admit(RequestCredentials(scope, headers))
-        if shown is not None:
-            shown.headers, shown.session = headers, session
-    scope[SESSION] = session
-    request = current.get()
-    if request is not None:
-        request.principal = session.principal.name
+        gate.used(shown.session)
+        return shown.session
+    session = await gate.admit(RequestCredentials(scope, headers))
+    if shown is not None:
+        shown.headers, shown.session = headers, session
     return session
 
 

@@ -3,14 +3,16 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from transports.rest.heads import Head
+from starlette.types import Scope
+
+from transports.rest.heads import Head, Headers
 from transports.rest.responses import BODILESS, CONTINUE, LAST_CHUNK, chunk, response_head
 
 if TYPE_CHECKING:
     from transports.rest.http1 import Http1
 
-#: Where an application finds, among the scope's extensions, a function that gives the body without being awaited.
-REST = "trivium.rest"
+#: Where an application finds the exchange, among the scope's extensions: for what is here, or is sent, in whole.
+EXCHANGE = "trivium.exchange"
 #: Of a body, what may wait for the application before the client has to.
 BODY_BYTES = 64 * 1024
 #: Larger parts are not copied to stand in one piece with what frames them.
@@ -61,7 +63,7 @@ class Exchange:
         self._body = [body] if body else []
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
-        self._start: dict[str, Any] | None = None
+        self._start: tuple[int, Headers] | None = None
         self._chunked = False
         self._silent = False
 
@@ -115,11 +117,25 @@ class Exchange:
         if self.ended:
             raise RuntimeError(f"{event['type']} after the end of the response")
         if event["type"] == "http.response.start":
-            self._start = event
+            self._start = event["status"], event["headers"]
             return
-        more = event.get("more_body", False)
+        self._write(event.get("body", b""), more=event.get("more_body", False))
+        if self._connection.is_stuck:
+            await self._connection.drained()
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response: what takes `send` two events."""
+        if self.ended or self._start is not None:
+            raise RuntimeError("the response has begun")
+        self._start = status, headers
+        self._write(body, more=False)
+        if self._connection.is_stuck:
+            await self._connection.drained()
+
+    def _write(self, data: bytes, *, more: bool) -> None:
         head = b"" if self.started else self._begin()
-        data: bytes = b"" if self._silent else event.get("body", b"")
+        if self._silent:
+            data = b""
         if self._chunked:
             data = (chunk(data) if data else b"") + (b"" if more else LAST_CHUNK)
         if head and len(data) > _COPY_BYTES:
@@ -131,18 +147,16 @@ class Exchange:
             self._body = []
             self.held = 0
             self.wake()
-        if self._connection.is_stuck:
-            await self._connection.drained()
 
     def _begin(self) -> bytes:
         """The head of the response, which goes out with the first part of the body."""
         if self._start is None:
             raise RuntimeError("the response has no beginning")
         site = self._connection.site
-        status = self._start["status"]
+        status, headers = self._start
         head, chunked, self.closes = response_head(
             status,
-            self._start["headers"],
+            headers,
             site.dates.line(),
             closes=self.closes or site.connections.closing,
             may_chunk=self._head.version == "1.1",
@@ -151,3 +165,9 @@ class Exchange:
         self._chunked = chunked and not self._silent
         self.started = True
         return head
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """That of a request over HTTP/1.1."""
+    extensions = scope.get("extensions")
+    return extensions.get(EXCHANGE) if extensions else None

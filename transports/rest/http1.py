@@ -14,7 +14,7 @@ from core.errors import Internal, TriviumError
 from transports.rest import connections
 from transports.rest.connections import Connections
 from transports.rest.credentials import FIELDS, SHOWN, Shown
-from transports.rest.exchange import BODY_BYTES, REST, Exchange
+from transports.rest.exchange import BODY_BYTES, EXCHANGE, Exchange
 from transports.rest.heads import BadRequest, Head
 from transports.rest.parsing import RequestParser
 from transports.rest.presence import ClientGone
@@ -174,7 +174,7 @@ class Http1(asyncio.Protocol):
                 "headers": head.headers,
                 FIELDS: dict(head.headers),
             }
-        return {**self._head_scope, "state": self._state.copy(), "extensions": {REST: exchange.rest}}
+        return {**self._head_scope, "state": self._state.copy(), "extensions": {EXCHANGE: exchange}}
 
     def adjust_reading(self) -> None:
         """Read from the socket only while there is somebody to take it."""

@@ -24,7 +24,7 @@ from core.telemetry.metrics import bound
 from core.telemetry.requests import HEADER, RequestIds
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import FIELDS, admit
-from transports.rest.exchange import REST
+from transports.rest.exchange import exchange_of
 from transports.rest.parsing import HEADER_BYTES
 from transports.rest.presence import ClientGone
 
@@ -267,9 +267,8 @@ def _here(scope: Scope, *, has_body: bool) -> bytes | None:
     """The whole body, if the server can tell that it is here. A deadline costs as much as all that is done here."""
     if not has_body:
         return b""
-    rest = scope.get("extensions", {}).get(REST)
-    body: bytes | None = rest() if rest is not None else None
-    return body
+    exchange = exchange_of(scope)
+    return None if exchange is None else exchange.rest()
 
 
 async def _begins(body: _Body) -> bool:

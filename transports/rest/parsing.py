@@ -87,14 +87,14 @@ class RequestParser:
 
     def read_body(self) -> bytes:
         """What is here of the body, or a part of it. Raises `BadRequest`."""
-        data, at, chunks = self._data, self._at, self._chunks
-        if chunks is None:
+        data, at = self._data, self._at
+        if self._chunks is None:
             end = min(at + self._left, len(data))
             self._left -= end - at
             is_whole = not self._left
         else:
-            end = chunks.past(data, at)
-            is_whole = chunks.ended
+            end = self._chunks.past(data, at)
+            is_whole = self._chunks.ended
         self._use(end)
         if not self._is_parsed:
             self.complete = is_whole
