@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextvars import ContextVar
 
 from core.messages import TRACE_ATTRIBUTES
@@ -68,6 +68,11 @@ class RequestIds:
         request = RequestContext(name, headers)
         current.set(request)
         return request
+
+
+def brings_trace(fields: Container[bytes]) -> bool:
+    """Whether headers of these names may bring a trace or baggage; `tracestate` is of no use alone."""
+    return b"traceparent" in fields or b"baggage" in fields
 
 
 def _trace_of(headers: Iterable[tuple[object, object]]) -> Mapping[str, str]:

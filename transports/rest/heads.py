@@ -7,6 +7,7 @@ twice, and lengths beside a transfer encoding. What it lets pass is refused here
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -47,6 +48,8 @@ class Head(Struct):
     keeps_alive: bool = True
     #: Whether the client waits to be told to send the body.
     waits: bool = False
+    #: What it says in the words of ASGI, once that was asked for; whoever keeps the head keeps this too.
+    scope: dict[str, Any] | None = None
 
 
 def bad_request(reason: str = "is not HTTP as RFC 9112 has it", field: str = "request") -> BadRequest:

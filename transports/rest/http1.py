@@ -55,7 +55,6 @@ class Http1(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser()
         self._exchange: Exchange | None = None
-        self._head: Head | None = None
         self._is_first = True
         self._is_lost = False
         self._is_paused = False
@@ -68,7 +67,7 @@ class Http1(asyncio.Protocol):
         self._transport: asyncio.Transport = transport
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self._connection_scope = {
+        self._scope = {
             "type": "http",
             "asgi": _ASGI,
             "scheme": "https" if self._is_tls else "http",
@@ -160,12 +159,11 @@ class Http1(asyncio.Protocol):
         )
 
     def _scope_of(self, head: Head, exchange: Exchange) -> dict[str, Any]:
-        if head is not self._head:  # else it says the same as that of the request before
+        if head.scope is None:  # else the head is that of the request before
             path, _, query = head.target.partition(b"?")
             text = path.decode()
-            self._head = head
-            self._head_scope = {
-                **self._connection_scope,
+            head.scope = {
+                **self._scope,
                 "http_version": head.version,
                 "method": head.method,
                 "path": unquote(text) if "%" in text else text,
@@ -174,7 +172,7 @@ class Http1(asyncio.Protocol):
                 "headers": head.headers,
                 FIELDS: dict(head.headers),
             }
-        return {**self._head_scope, "state": self._state.copy(), "extensions": {EXCHANGE: exchange}}
+        return {**head.scope, "state": self._state.copy(), "extensions": {EXCHANGE: exchange}}
 
     def adjust_reading(self) -> None:
         """Read from the socket only while there is somebody to take it."""

@@ -21,7 +21,7 @@ from core.settings import Settings
 from core.telemetry.figures import Figure
 from core.telemetry.meter import Instrument
 from core.telemetry.metrics import bound
-from core.telemetry.requests import HEADER, RequestIds
+from core.telemetry.requests import HEADER, RequestIds, brings_trace
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender, problem
 from transports.rest.credentials import FIELDS, admit
 from transports.rest.exchange import exchange_of
@@ -139,7 +139,7 @@ class Intake:
         fields = scope.get(FIELDS)
         if fields is None:
             fields = scope[FIELDS] = dict(headers)
-        traced = headers if b"traceparent" in fields or b"baggage" in fields else ()
+        traced = headers if brings_trace(fields) else ()
         scope[REQUEST_ID] = self._request_ids.begin(fields.get(_GIVEN_ID), traced).id
         declared, is_announced = _framing(fields)
         has_body: bool | None = is_announced
