@@ -19,7 +19,7 @@ help:
 	@echo 'make run [ARGS="..."]         run the service, with a broker unless ARGS holds --no-amqp'
 	@echo 'make test [PYTEST_ARGS="..."] run the tests'
 	@echo 'make check                    format, lint, types, layers; is what is generated up to date?'
-	@echo 'make bench [BENCH_ARGS="..."] measure beside every peer, about 25 minutes: docs/performance.md (needs 2 cores)'
+	@echo 'make bench [BENCH_ARGS="..."] measure beside every peer, about 33 minutes: docs/performance.md (needs 2 cores)'
 	@echo 'make bench-quick              the same in three minutes, to see that it works'
 	@echo 'make proto                    generate the Python of proto/'
 	@echo 'make certs                    make certificates for development, and tell how to use them'

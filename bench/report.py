@@ -37,7 +37,7 @@ for, streams by gRPC's C core or bare sockets, AMQP by pipelined pika. Peers are
 wrk repeats one request, whose head is then not parsed again but for the first; *each with an Idempotency-Key* is what
 clients get whose heads differ.
 
-- `make bench` takes about 25 minutes, `make bench-quick` three; `BENCH_ARGS="--only 'rest-*'"` takes some cases.
+- `make bench` takes about 33 minutes, `make bench-quick` three; `BENCH_ARGS="--only 'rest-*'"` takes some cases.
 - {when:%Y-%m-%d %H:%M} UTC, commit {commit}; load average before the run {load:.2f}.{again}
 - {cpu}, {cores} cores, {memory:g} GiB; Linux {kernel}; {file_system}; CPython {python}.
 - {versions}.

@@ -150,6 +150,7 @@ def _logging(*arguments: str) -> Contestant:
 _LOGS = Case(
     name="logs",
     title="durable REST publish, 32 in flight, 256 B, with logs and without",
+    slices=2,
     contestants={
         LOGGED: _logging(),
         UNLOGGED: _open(publish(256), programs.UNLOGGED),
