@@ -75,11 +75,18 @@ async def test_a_caller_that_can_not_wait_so_long_is_told(core: Core, stack: Asy
     assert len(moody.asked) == 1
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries come without a pause of ours, which by chance may end just before the caller's time does."""
+    monkeypatch.setattr("core.remote.attempts.pause", lambda _failures: 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("kind", [Overloaded, Unavailable])
 async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitStack, kind: type[TriviumError]) -> None:
     """What the core said last is the answer then, at once: nobody waits for an attempt that is not made."""
     moody = Moody(core.service, *(kind("not now", retry_after=0.0) for _ in range(100)))
-    edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
+    edge = await edge_of(moody, "grpc", stack)
     for _ in range(25):
         with pytest.raises(kind, match="not now"):
             await edge.service.get_data("t")
@@ -91,10 +98,11 @@ async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitSta
     assert caught.value.retry_after == 100
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_who_asks_for_too_much_spends_nobody_elses_retries(core: Core, stack: AsyncExitStack) -> None:
     """A crowd of one caller's `overloaded` leaves the retries of calls that found nobody there."""
     moody = Moody(core.service, *(Overloaded("not now", retry_after=0.0) for _ in range(100)))
-    edge = await edge_of(moody, "grpc", stack, core_seconds=1.0)
+    edge = await edge_of(moody, "grpc", stack)
     for _ in range(30):
         with pytest.raises(Overloaded):
             await edge.service.get_data("t")
