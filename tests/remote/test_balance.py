@@ -83,6 +83,7 @@ async def test_http_connections_go_to_all_records_in_turn(
     link = await stack.enter_async_context(HttpLink(f"http://{NAME}:{proxies[0].port}", Settings()))
     core = link.on_behalf_of(None)
     await asyncio.gather(*(core.get_data("t") for _ in range(10)))
-    assert [proxy.connections for proxy in proxies] == [5, 5]
+    # at least: the client tries the next address too where one has not answered after 0.25 s
+    assert all(proxy.connections >= 5 for proxy in proxies)
     await proxies[0].close()
     await asyncio.gather(*(link.probe() for _ in range(10)))
