@@ -38,6 +38,13 @@ class TriviumError(Exception):
         field = f"{path}.{self.field}" if self.field else path
         return type(self)(self.detail, field=field, retry_after=self.retry_after)
 
+    def bare(self) -> Self:
+        """The same error without its traceback, which keeps all that the functions there had in their hands.
+
+        For errors that are kept by what they had there: such a circle lasts until a collection, which comes seldom.
+        """
+        return type(self)(self.detail, field=self.field, retry_after=self.retry_after)
+
     def __str__(self) -> str:
         return f"{self.field}: {self.detail}" if self.field else self.detail
 

@@ -1,5 +1,6 @@
 """Fixtures of the core, a log in memory and the service on it; and a RabbitMQ for all who need one."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -40,6 +41,15 @@ async def log(settings: Settings, health: Health) -> AsyncIterator[SqliteLog]:
 def service(log: SqliteLog, settings: Settings) -> LocalService:
     """The service on that log."""
     return LocalService.of(log, settings)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without collections: what hangs on itself stays, as it does for long in the service."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

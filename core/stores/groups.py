@@ -222,7 +222,7 @@ class GroupCommit:
             self._count(units)
             self._committed(units)
         elif isinstance(failure, TriviumError):
-            error = failure
+            error = failure.bare()
             self._keep(cursors)
         elif isinstance(failure, StoreBroken):
             error = Unavailable("the store is broken, the outcome is unknown")
@@ -300,13 +300,13 @@ class GroupCommit:
 
     def _commit(self, units: Sequence[Unit], cursors: Cursors) -> bool:
         """Whether the store goes on."""
-        failure: Exception | None = None
         try:
             self._committer.commit(units, cursors)
         except Exception as error:  # noqa: BLE001 - `_done` decides what it means
-            failure = error
-        self._loop.call_soon_threadsafe(self._done, units, cursors, failure)
-        return not isinstance(failure, StoreBroken)
+            self._loop.call_soon_threadsafe(self._done, units, cursors, error)
+            return not isinstance(error, StoreBroken)
+        self._loop.call_soon_threadsafe(self._done, units, cursors, None)
+        return True
 
     def _upkeep(self, *, idle: bool) -> bool:
         """Whether the store goes on. It does not after an error that nobody thought of, or the log would grow."""

@@ -74,7 +74,8 @@ class Writer:
             self._cursor.execute("COMMIT")
         except BaseException as error:
             self._undo(touched)
-            raise _meaning(error) from error
+            _translate(error)
+            raise
         for topic in touched:
             topic.committed = topic.head
         self._forget_empty(touched)
@@ -159,7 +160,7 @@ class Writer:
                 touched.add(topic)
                 self._append(topic, unit)
             except TriviumError as error:
-                unit.error = error
+                unit.error = error.bare()
 
     def _append(self, topic: Topic, unit: Unit) -> None:
         first = topic.head
@@ -196,8 +197,8 @@ class Writer:
         (first,) = rows.page_of(topic.name, found, 0)
         if same_content(first.message, message):
             return first.offset
-        error = Conflict(f"was published before with other content, at offset {first.offset}", field="id")
-        raise error if index is None else error.within(f"messages[{index}]")
+        field = "id" if index is None else f"messages[{index}].id"
+        raise Conflict(f"was published before with other content, at offset {first.offset}", field=field)
 
     def _save_cursors(self, cursors: Cursors) -> None:
         for reader, offsets in cursors.items():
@@ -235,13 +236,12 @@ class Writer:
             self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
 
 
-def _meaning(error: BaseException) -> BaseException:
-    """What an error of a group means for those who wait for it."""
+def _translate(error: BaseException) -> None:
+    """Raise what an error of a group means for those who wait for it, where that is known."""
     if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
-        return Unavailable("the disk is full, nothing was stored", retry_after=5.0)
+        raise Unavailable("the disk is full, nothing was stored", retry_after=5.0) from error
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return Unavailable("another program holds the database, nothing was stored")
+        raise Unavailable("another program holds the database, nothing was stored") from error
     if isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NotADBError):
         # after a failed fsync the kernel may have dropped the pages: a retry could seem to succeed
-        return StoreBroken(f"the store failed: {error}")
-    return error
+        raise StoreBroken(f"the store failed: {error}") from error

@@ -1,6 +1,7 @@
 """How the tests of the core make messages and logs."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +43,11 @@ async def until(condition: Callable[[], bool]) -> None:
     """Give the loop its turns until something is so that tells nobody."""
     while not condition():  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0)
+
+
+def alive(kind: type) -> int:
+    """How many objects of that class there are, or of one below it."""
+    return sum(issubclass(type(one), kind) for one in gc.get_objects())
 
 
 async def publishers(log: MessageLog, count: int, messages: int, topics: int = 1, data: bytes = b"data") -> None:

@@ -12,7 +12,7 @@ from core.errors import Conflict, DeadlineExceeded, Internal, Overloaded, Triviu
 from core.limits import Limits
 from core.messages import Published, held, new_message
 from core.stores.groups import Cursors, GroupCommit, StoreBroken, Unit
-from tests.core.opening import some, until
+from tests.core.opening import alive, some, until
 
 
 class FakeCommitter:
@@ -190,6 +190,20 @@ async def test_a_group_that_fails_is_answered_and_the_next_one_goes_on(
     assert [type(error) for error in told.failed] == [answered, type(None)]
     assert told.committed == [["b"]]
     assert groups.groups == 1
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("kind", [Unavailable, ValueError])
+async def test_nothing_of_a_group_that_failed_waits_for_a_collection(
+    groups: GroupCommit, committer: FakeCommitter, kind: type[Exception]
+) -> None:
+    """A full disk fails one group after another, and each may hold all that may wait."""
+    before = alive(Unit)
+    committer.failures = [kind("full")]
+    (answer,) = publish(groups, "a")
+    await failure(answer)
+    async with asyncio.timeout(20):
+        await until(lambda: alive(Unit) == before)
 
 
 async def test_the_bytes_that_wait_are_bounded(start: Start, committer: FakeCommitter) -> None:

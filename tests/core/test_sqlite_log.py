@@ -15,11 +15,12 @@ from core.errors import Conflict, Internal, Overloaded, TooLarge, Unavailable
 from core.health import Health
 from core.messages import StoredMessage, new_message
 from core.settings import MEMORY
+from core.stores.groups import Unit
 from core.stores.lock import StoreLocked
 from core.stores.schema import MIGRATIONS, UnknownSchema
 from core.stores.sqlite import SqliteLog
 from core.telemetry.vocabulary import READS
-from tests.core.opening import a_log, append, offsets, publishers, some, stored_in
+from tests.core.opening import a_log, alive, append, offsets, publishers, some, stored_in, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,6 +216,19 @@ async def test_a_message_that_can_not_be_stored_fails_alone(
     with pytest.raises(Internal, match="could not be stored"):
         await bad
     assert offsets(await stored_in(log, "a")) == list(range(1, before + 3))
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_nothing_of_a_message_that_was_refused_waits_for_a_collection(log: SqliteLog) -> None:
+    """Whoever says something else under a known id can't fill the memory with it."""
+    before = alive(Unit)
+    message = new_message(b"1")
+    await append(log, "t", message)
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            await append(log, "t", new_message(b"2", id=message.id))
+    async with asyncio.timeout(20):
+        await until(lambda: alive(Unit) == before)
 
 
 async def test_a_large_group_with_one_repeat_is_stored_like_any_other(log: SqliteLog) -> None:
