@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from structlog.testing import capture_logs
 
+from core.errors import TriviumError
 from core.gate import OpenGate
 from core.health import Health
 from core.messages import Message, Published
@@ -21,6 +22,7 @@ from core.service import LocalService
 from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
+from tests.core.opening import alive
 from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
 from transports.grpc import arrivals, server
 from transports.grpc import door as grpc_door
@@ -287,6 +289,16 @@ class BrokenService(LocalService):
 
     async def get_data(self, topic: str | None = None) -> NoReturn:
         raise RuntimeError("secret")
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_nothing_of_a_refused_call_waits_for_a_collection(stub: MessagesStub) -> None:
+    """A request has up to 8 MiB, and nobody has to be known to send one: a thousand would fill the memory."""
+    before = alive(TriviumError)
+    conflict = [pb.Message(id="1", data=b"a"), pb.Message(id="1", data=b"b")]
+    for refused in (pb.PublishRequest(topic="?"), pb.PublishRequest(topic="t", messages=conflict)):
+        await failure(stub.Publish(refused))
+        await until(lambda: alive(TriviumError) == before)
 
 
 async def test_a_defect_is_internal_and_logged_once(service: LocalService, health: Health, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from core.errors import Unavailable
+from core.errors import TriviumError, Unavailable
 from core.gate import OpenGate, PolicyGate
 from core.health import Health
 from core.keys import KeyRing
@@ -23,6 +23,7 @@ from core.stores.keys import SqliteKeys
 from core.stores.sqlite import SqliteLog
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
+from tests.core.opening import alive
 from tests.grpc_door.clients import connect, failure, until
 from transports.grpc.door import GrpcDoor
 
@@ -85,6 +86,18 @@ async def test_a_refused_request_does_not_end_the_stream(stub: MessagesStub, log
     assert [one.offset for answer in answers for one in answer.messages] == [1, 1, 2]
     assert answers[2].messages[0].duplicate
     assert await log.head("t") == 2
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_nothing_of_a_refused_request_waits_for_a_collection(stub: MessagesStub) -> None:
+    """Not even while the stream is idle."""
+    before = alive(TriviumError)
+    stream = stub.PublishStream()
+    for refused in (stream_request("?", b"x"), stream_request("t")):
+        await stream.write(refused)
+        assert (await stream.read()).status.reason
+        await until(lambda: alive(TriviumError) == before)
+    stream.cancel()
 
 
 async def test_garbage_is_one_refused_request(channel: Any) -> None:

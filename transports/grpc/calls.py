@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import grpc
 import structlog
@@ -205,16 +205,18 @@ class Calls:
                 code = OK
                 return answer
             except TriviumError as error:
-                code = error.code
-                return await _end(context, error, request)
+                code, status = error.code, status_of(error)
             except grpc.aio.BaseError:
                 raise  # the call is over, nobody is there to answer
             except Exception:
                 log.exception("a call failed", rpc=counts.name)
-                code = Internal.code
-                return await _end(context, Internal("the call failed, the log has the cause"), request)
+                code, status = Internal.code, status_of(Internal("the call failed, the log has the cause"))
             finally:
                 counts.instrument.ended(code, begun)
+            # outside of `except`: gRPC keeps what `abort` raises with the call, and with it would keep the error's
+            # traceback, and all of the request, until the next collection
+            trailers = (*status.trailing_metadata, (HEADER, request.id))
+            return await context.abort(status.code, status.details, trailers)
 
         if counts.is_stream:
             return grpc.stream_stream_rpc_method_handler(handle)
@@ -244,8 +246,3 @@ class Calls:
                 context.set_trailing_metadata(((HEADER, request.id),))
                 return request
         return self._meter.requests.begin(None, metadata)
-
-
-async def _end(context: Context, error: TriviumError, request: RequestContext) -> NoReturn:
-    status = status_of(error)
-    await context.abort(status.code, status.details, (*status.trailing_metadata, (HEADER, request.id)))

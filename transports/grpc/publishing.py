@@ -4,7 +4,9 @@ import asyncio
 from asyncio import Future
 from collections import deque
 from time import perf_counter
-from typing import TypeAlias
+from typing import Self, TypeAlias
+
+from msgspec import Struct
 
 from core.closing import Closing
 from core.errors import TriviumError
@@ -21,8 +23,20 @@ from transports.grpc.errors import refusal
 _WINDOW_REQUESTS = 128
 _WINDOW_BYTES = 8 * 1024 * 1024
 
+
+class Refused(Struct, frozen=True):
+    """The code of an error and the answer that tells of it. The error itself would keep the request in memory."""
+
+    code: str
+    answer: bytes
+
+    @classmethod
+    def by(cls, error: TriviumError) -> Self:
+        return cls(error.code, pb.PublishStreamResponse(status=refusal(error)).SerializeToString())
+
+
 #: What became of a request when it was read.
-Begun: TypeAlias = Future[tuple[Published, ...]] | TriviumError
+Begun: TypeAlias = Future[tuple[Published, ...]] | Refused
 
 
 class PublishStream:
@@ -55,6 +69,7 @@ class PublishStream:
                 if request is None:
                     break
                 window.add(*self._begin(call, request))
+                del request  # the next one may be long in coming
         window.end()
 
     def _begin(self, call: Call, request: bytes) -> tuple[Begun, int]:
@@ -68,21 +83,21 @@ class PublishStream:
             size = held_by(messages, size)
             return call.service.publish(topic, propagate(messages, self._limits)), size
         except TriviumError as error:
-            return error, size
+            return Refused.by(error), size
 
     async def _answer(self, begun: Begun, at: float) -> bytes:
         code = CANCELLED
         try:
-            if isinstance(begun, TriviumError):
-                raise begun
-            answer = codec.encode_published(await begun)
-            code = OK
-            return answer
+            if isinstance(begun, Future):
+                code, answer = OK, codec.encode_published(await begun)
+            else:
+                code, answer = begun.code, begun.answer
         except TriviumError as error:
-            code = error.code
-            return pb.PublishStreamResponse(status=refusal(error)).SerializeToString()
+            refused = Refused.by(error)
+            code, answer = refused.code, refused.answer
         finally:
             self._streamed.ended(code, at)
+        return answer
 
 
 class _Window:
