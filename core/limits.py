@@ -134,6 +134,11 @@ class Limits(Struct, frozen=True, kw_only=True):
         if count > self.batch_messages:
             raise TooLarge(f"{count} messages, at most {self.batch_messages} in one batch", field="messages")
 
+    def check_extensions(self, count: int) -> None:
+        """Raise `InvalidArgument` if so many are too many for a message; of use before they are decoded."""
+        if count > self.extensions:
+            raise InvalidArgument(f"must be at most {self.extensions}, not {count}", field="attributes")
+
     def check(self, message: Message) -> int:
         """The bytes of the message; `InvalidArgument` or `TooLarge` names the field that breaks a rule."""
         return self._check(message, _kind(message, self.attribute_bytes))
@@ -162,10 +167,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         return size
 
     def _extensions(self, message: Message) -> int:
-        if len(message.attributes) > self.extensions:
-            raise InvalidArgument(
-                f"must be at most {self.extensions}, not {len(message.attributes)}", field="attributes"
-            )
+        self.check_extensions(len(message.attributes))
         size = 0
         for name, value in message.attributes.items():
             if not _EXTENSION.match(name) or name in _RESERVED:

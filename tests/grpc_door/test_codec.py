@@ -266,6 +266,16 @@ def test_too_many_messages_are_refused_before_they_are_made(count: int) -> None:
         decode_publish(pb.PublishRequest, b"\x12\x00" * count, LIMITS)
 
 
+@pytest.mark.parametrize(("count", "field"), [(1, "attributes"), (2, "messages[1].attributes")])
+def test_too_many_attributes_are_refused_before_they_are_decoded(count: int, field: str) -> None:
+    """A request has room for a million."""
+    bad = pb.Message(attributes={f"a{number}": "" for number in range(LIMITS.extensions + 1)})
+    raw = pb.PublishRequest(topic="t", messages=[pb.Message(), bad][2 - count :]).SerializeToString()
+    with pytest.raises(InvalidArgument, match="must be at most") as raised:
+        decode_publish(pb.PublishRequest, raw, LIMITS)
+    assert raised.value.field == field
+
+
 def test_garbage_names_what_was_expected() -> None:
     """Bytes that are no request are an invalid argument that names the message of the .proto."""
     with pytest.raises(InvalidArgument, match=r"request: is no trivium\.v1\.GetDataRequest in protobuf"):

@@ -57,19 +57,25 @@ def decode_publish(
     request = parse(kind, raw)
     limits.check_count(len(request.messages))
     if len(request.messages) == 1:
-        return request.topic, [decode_message(request.messages[0])]
+        return request.topic, [decode_message(request.messages[0], limits)]
     messages = []
     for index, message in enumerate(request.messages):
         try:
-            messages.append(decode_message(message))
+            messages.append(decode_message(message, limits))
         except TriviumError as error:
             raise error.within(f"messages[{index}]") from error
     return request.topic, messages
 
 
-def decode_message(message: pb.Message) -> Message:
-    """A message to publish: what is empty counts as missing, `topic` and `offset` are dropped."""
+def decode_message(message: pb.Message, limits: Limits | None = None) -> Message:
+    """A message to publish: what is empty counts as missing, `topic` and `offset` are dropped.
+
+    With `limits` attributes are counted before they are decoded, which for a million of them would take seconds.
+    """
     has = message.HasField
+    attributes = message.attributes
+    if limits is not None and attributes:
+        limits.check_extensions(len(attributes))
     return new_message(
         message.data,
         id=message.id or None,
@@ -79,7 +85,7 @@ def decode_message(message: pb.Message) -> Message:
         subject=message.subject if has("subject") else None,
         time=decode_time(message.time) if has("time") else None,
         key=message.key if has("key") else None,
-        attributes=dict(attributes) if (attributes := message.attributes) else None,
+        attributes=dict(attributes) if attributes else None,
     )
 
 
