@@ -14,6 +14,8 @@ from core.telemetry.traffic import CountedService, Traffic
 
 #: The codes of those that did not fail by an error of ours.
 OK, CANCELLED = "ok", "cancelled"
+#: The operation of what was for none, or refused before that was clear.
+UNKNOWN = "Unknown"
 
 
 class Instrument:

@@ -15,6 +15,7 @@ from h2.connection import H2Connection
 from h2.events import Event, StreamEnded, StreamReset
 from msgspec import Struct
 
+from core.telemetry.vocabulary import OPERATIONS
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc.door import GrpcDoor
 
@@ -71,6 +72,15 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.002)
+
+
+def calls(door: GrpcDoor, operation: str) -> dict[str, Any]:
+    """What the door has counted of an operation, by code."""
+    return {
+        figure.labels[2]: figure.value
+        for figure in door.figures()
+        if figure.metric is OPERATIONS and figure.labels[1] == operation and figure.value
+    }
 
 
 class RawClient:

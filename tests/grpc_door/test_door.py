@@ -23,7 +23,7 @@ from core.settings import Settings
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.core.opening import alive
-from tests.grpc_door.clients import RawClient, connect, failure, framed, request, until
+from tests.grpc_door.clients import RawClient, calls, connect, failure, framed, request, until
 from transports.grpc import arrivals, server
 from transports.grpc import door as grpc_door
 from transports.grpc.door import GrpcDoor
@@ -195,6 +195,7 @@ async def test_a_path_of_any_bytes_is_unimplemented(path: bytes, door: GrpcDoor,
         peer.send(path, framed(b""))
         assert await peer.status() == grpc.StatusCode.UNIMPLEMENTED.value[0]
     await MessagesStub(channel).GetData(pb.GetDataRequest())
+    assert calls(door, "Unknown") == {"method_not_allowed": 1}
 
 
 async def test_a_call_without_a_request_is_refused(door: GrpcDoor) -> None:
@@ -276,6 +277,7 @@ async def test_calls_beyond_all_bounds_are_told_so(
         failed = await failure(HealthStub(other).Check(HealthCheckRequest()))
         assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         assert failed.retry_after == 1.0
+        assert calls(door, "Unknown") == {"overloaded": 1}
         streams[0].cancel()
         await until(lambda: service.streams == 1)
         await HealthStub(other).Check(HealthCheckRequest())

@@ -27,11 +27,13 @@ ordinary = pytest.mark.skipif(not _is_ordinary(), reason="threads here are under
 #: In a process of its own: gRPC starts its threads once in each.
 _SERVER = """
 import asyncio, os
+from core.settings import Settings
+from core.telemetry.meter import Meter
 from transports.grpc.server import Server
 
 async def main():
     before = set(os.listdir("/proc/self/task"))
-    server = Server([], 1)
+    server = Server([], 1, Meter.of("grpc", Settings()).operation("Unknown"))
     started = set(os.listdir("/proc/self/task")) - before
     print(len(started) > 0, {os.sched_getscheduler(int(one)) for one in started} == {os.SCHED_BATCH})
     await server.stop(None)

@@ -12,7 +12,7 @@ from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
 from core.telemetry.figures import Figure
-from core.telemetry.meter import Meter
+from core.telemetry.meter import UNKNOWN, Meter
 from transports.grpc import health as health_checks
 from transports.grpc import keys, messages, reflection, tls
 from transports.grpc.arrivals import Arrivals
@@ -56,7 +56,8 @@ class GrpcDoor:
 
     async def __aenter__(self) -> Self:
         """Raises `OSError` if it can't listen."""
-        self._server = Server(self._options(), self._settings.grpc_rpcs + _SPARE_RPCS)
+        refused = self._meter.operation(UNKNOWN)
+        self._server = Server(self._options(), self._settings.grpc_rpcs + _SPARE_RPCS, refused)
         self._add_services()
         self._port = self._listen()
         await self._server.start()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from asyncio import Task
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,6 +12,7 @@ from grpc._cython import cygrpc
 from grpc.aio import _server
 
 from core.errors import MethodNotAllowed, Overloaded
+from core.telemetry.meter import Instrument
 from transports.grpc.errors import status_of
 from transports.grpc.threads import patient
 
@@ -37,12 +39,13 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
     for each RPC, waits for the end of the server, and never sees a call.
     """
 
-    def __init__(self, options: Sequence[tuple[str, Any]], most: int) -> None:
-        """At most `most` calls run at once."""
+    def __init__(self, options: Sequence[tuple[str, Any]], most: int, refusals: Instrument) -> None:
+        """At most `most` calls run at once. The instrument counts the calls that reach no handler."""
         super().__init__(asyncio.get_running_loop(), None, (), (), options, None)
         self.calls: set[Task[None]] = set()
         self._refused: set[Task[None]] = set()
         self._most = most
+        self._refusals = refusals
         self._handlers: dict[str, MethodHandler] = {}
 
     def add_registered_method_handlers(self, handlers: Mapping[str, MethodHandler]) -> None:
@@ -75,6 +78,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
             tasks = self.calls
             if len(tasks) >= self._most:
                 tasks = self._refused
+                self._refusals.ended(Overloaded.code, perf_counter())
                 serving = context.abort(status.code, status.details, status.trailing_metadata)
             elif handler.response_streaming:
                 serving = cygrpc._finish_handler_with_stream_responses(
@@ -95,6 +99,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
         status = status_of(MethodNotAllowed("there is no such RPC"))
         while True:
             state = await self._request_call()
+            self._refusals.ended(MethodNotAllowed.code, perf_counter())
             context = cygrpc._ServicerContext(state, None, None, asyncio.get_running_loop())
             try:
                 async with asyncio.timeout(_REFUSAL_SECONDS):
@@ -106,11 +111,12 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]  # untyped
 class Server(_server.Server):
     """A `grpc.aio.Server` for registered RPCs only. Made on the loop that it serves on."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]], maximum_concurrent_rpcs: int) -> None:
+    def __init__(self, options: Sequence[tuple[str, Any]], maximum_concurrent_rpcs: int, refusals: Instrument) -> None:
+        """The instrument counts the calls that reach no handler."""
         self._loop = asyncio.get_running_loop()
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
         with patient():
-            self._server = _AioServer(options, maximum_concurrent_rpcs)
+            self._server = _AioServer(options, maximum_concurrent_rpcs, refusals)
 
     async def ended(self) -> None:
         """Return once no call runs."""

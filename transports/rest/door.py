@@ -12,12 +12,12 @@ from core.gate import Gate
 from core.health import Health
 from core.settings import Settings
 from core.telemetry.figures import Figure
-from core.telemetry.meter import Meter
+from core.telemetry.meter import UNKNOWN, Meter
 from transports.rest.answers import Sender
 from transports.rest.description import Description
 from transports.rest.handlers import Handlers
 from transports.rest.intake import Intake
-from transports.rest.routes import UNKNOWN, describe, operations, router
+from transports.rest.routes import describe, operations, router
 from transports.rest.serving import HttpServer
 
 #: Connections beside those that followers and waiting reads may take.

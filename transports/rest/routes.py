@@ -29,8 +29,6 @@ log = structlog.get_logger("trivium.rest")
 
 #: The paths whose resource is remembered: to try the patterns would cost 3 us, and a client names few topics.
 _KNOWN_PATHS = 4096
-#: What is counted where no operation was found.
-UNKNOWN = "Unknown"
 
 Handler = Callable[[Request], Awaitable[Answer | EventStream]]
 #: What serves a method, whether for everybody, and what counts it.
