@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 
 from core.errors import TriviumError, Unavailable
@@ -24,7 +25,7 @@ from core.stores.sqlite import SqliteLog
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.core.opening import alive
-from tests.grpc_door.clients import connect, failure, until
+from tests.grpc_door.clients import calls, connect, failure, until
 from transports.grpc.door import GrpcDoor
 
 
@@ -140,9 +141,16 @@ def held(service: LocalService) -> HeldService:
 
 
 @pytest.fixture
-async def held_stub(held: HeldService, health: Health, settings: Settings) -> AsyncIterator[MessagesStub]:
-    """A client of a door on `held`."""
-    async with GrpcDoor(OpenGate(held, settings), health, settings) as door, connect(door) as channel:
+async def held_door(held: HeldService, health: Health, settings: Settings) -> AsyncIterator[GrpcDoor]:
+    """A door on `held`."""
+    async with GrpcDoor(OpenGate(held, settings), health, settings) as door:
+        yield door
+
+
+@pytest.fixture
+async def held_stub(held_door: GrpcDoor) -> AsyncIterator[MessagesStub]:
+    """A client of that door."""
+    async with connect(held_door) as channel:
         yield MessagesStub(channel)
 
 
@@ -181,7 +189,9 @@ async def test_answers_keep_the_order_of_the_requests(held: HeldService, held_st
     stream.cancel()
 
 
-async def test_abandoned_requests_leave_no_trace(held: HeldService, held_stub: MessagesStub) -> None:
+async def test_abandoned_requests_are_counted_and_leave_no_other_trace(
+    held: HeldService, held_door: GrpcDoor, held_stub: MessagesStub
+) -> None:
     """When the peer goes, failures that nobody waits for any more are not reported as overlooked."""
     overlooked: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: overlooked.append(context))
@@ -192,9 +202,27 @@ async def test_abandoned_requests_leave_no_trace(held: HeldService, held_stub: M
     held.begun[3].set_exception(Unavailable("away"))
     stream.cancel()
     await until(lambda: all(future.done() for future in held.begun))
+    await until(lambda: calls(held_door, "StreamedPublish") == {"cancelled": 5})
     held.begun.clear()
     gc.collect()
     assert overlooked == []
+
+
+async def test_open_streams_of_a_caller_are_bounded(service: LocalService, health: Health, settings: Settings) -> None:
+    """Those that publish count beside those that follow, until they end."""
+    bounded = msgspec.structs.replace(settings, principal_streams=1)
+    async with GrpcDoor(OpenGate(service, bounded), health, bounded) as door, connect(door) as channel:
+        stub = MessagesStub(channel)
+        stream = stub.PublishStream()
+        await stream.write(stream_request("t", b"x"))
+        await stream.read()
+        for other in (stub.PublishStream(), stub.Follow(pb.FollowRequest(topic="t"))):
+            assert (await failure(_all_of(other))).reason == "overloaded"
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack EOF
+        follower = stub.Follow(pb.FollowRequest(topic="t"))
+        assert (await follower.read()).next == 1
+        follower.cancel()
 
 
 async def test_a_stream_that_ends_while_it_answers_is_told_so(

@@ -1,6 +1,7 @@
 """The boundary of every call: admission, errors, and what is still running."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import TypeAlias
 
@@ -78,6 +79,12 @@ class Call:
         if self.session is None:
             raise Unauthenticated("nobody is known to call")
         return self.session.keys
+
+    def place(self) -> AbstractContextManager[None]:
+        """A place among the streams that whoever calls may have open, or `Overloaded`."""
+        if self.session is None:
+            raise Unauthenticated("nobody is known to call")
+        return self.session.allowance.stream()
 
     async def request(self) -> bytes:
         """The request, where there is one and no stream of them."""

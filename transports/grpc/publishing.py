@@ -50,7 +50,10 @@ class PublishStream:
 
     async def serve(self, call: Call) -> None:
         """Answer until the peer has sent its last request, or the door closes."""
-        window = _Window()
+        with call.place():
+            await self._serve(call, _Window())
+
+    async def _serve(self, call: Call, window: "_Window") -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._begin_all(call, window), name="grpc-publish-stream")
@@ -59,7 +62,8 @@ class PublishStream:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
-            window.abandon()
+            for at in window.abandon():
+                self._streamed.ended(CANCELLED, at)
 
     async def _begin_all(self, call: Call, window: "_Window") -> None:
         async with self._closing.until():
@@ -138,8 +142,9 @@ class _Window:
         self._taken.set()
         return begun, at
 
-    def abandon(self) -> None:
-        """The peer has gone: nobody awaits the rest, whose failures must not count as overlooked."""
+    def abandon(self) -> list[float]:
+        """The peer has gone: nobody awaits the rest, whose failures must not count as overlooked. When each began."""
         for begun, _, _ in self._begun:
             if isinstance(begun, Future) and not begun.cancel() and not begun.cancelled():
                 begun.exception()
+        return [at for _, at, _ in self._begun]
