@@ -11,6 +11,33 @@ for overlay in deploy/kubernetes/overlays/*; do
 done
 kubernetes-validate --strict --quiet --no-warn "$made"/*.yaml
 
+echo '== Kubernetes: what kustomize built selects the pods and peers that the base says'
+python - "$made" <<'CODE'
+import sys
+from pathlib import Path
+
+import yaml
+
+
+def selecting(paths):
+    found = {}
+    for path in paths:
+        for one in yaml.safe_load_all(path.read_text()):
+            if one["kind"] in ("Service", "StatefulSet", "PodDisruptionBudget"):
+                found[one["kind"], one["metadata"]["name"]] = one["spec"]["selector"]
+            elif one["kind"] == "NetworkPolicy":
+                found[one["kind"], one["metadata"]["name"]] = one["spec"]
+    return found
+
+
+written = selecting(Path("deploy/kubernetes/base").glob("*.yaml"))
+for overlay in Path(sys.argv[1]).glob("*.yaml"):
+    built = selecting([overlay])
+    for which, selector in written.items():
+        if built[which] != selector:
+            sys.exit(f"{overlay.stem}: {' '.join(which)}: {built[which]}, where the base says {selector}")
+CODE
+
 echo '== compose.yaml: the schema of the Compose Specification'
 check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 

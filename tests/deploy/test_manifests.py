@@ -65,6 +65,23 @@ def test_ports_have_one_name() -> None:
     assert scraped <= serviced
 
 
+def test_selectors_name_the_pods() -> None:
+    """What is about Trivium's pods selects them by their label, which kustomize puts into templates and no selector.
+
+    That it leaves the peers of the network policy alone is what `make check-deploy` sees to.
+    """
+    (added,) = documents(KUBERNETES / "base/kustomization.yaml")[0]["labels"]
+    pods = added["pairs"]
+    assert added == {"pairs": pods, "includeTemplates": True}
+    assert [service["spec"]["selector"] for service in resources("Service", KUBERNETES / "base")] == [pods, pods]
+    for kind, selector in (
+        ("StatefulSet", "selector"),
+        ("PodDisruptionBudget", "selector"),
+        ("NetworkPolicy", "podSelector"),
+    ):
+        assert the(kind)["spec"][selector] == {"matchLabels": pods}
+
+
 def test_the_monitor_finds_the_service() -> None:
     """The ServiceMonitor selects by labels that one Service has; the name is a label that kustomize adds to all."""
     wanted = the("ServiceMonitor")["spec"]["selector"]["matchLabels"]
