@@ -246,7 +246,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     settings = _settings(given, environment)
     problems = _missing_for_the_core(settings)
     problems += [
-        f"{door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}"
+        f"{door}: {library} is not installed; install the extra `{door}`, or use --no-{door}"
         for door, libraries in LIBRARIES.items()
         if getattr(settings, door)
         for library in libraries
@@ -254,7 +254,7 @@ def configure(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple
     ]
     problems += _tls_problems(settings)
     if settings.token_issuer and not _is_installed("joserfc"):
-        problems.append("token_issuer: joserfc is not installed; install 'trivium[oauth]'")
+        problems.append("token_issuer: joserfc is not installed; install the extra `oauth`")
     problems += problems_of(settings)
     problems += tracing.problems(environment)
     if settings.policy:
@@ -280,7 +280,7 @@ def _tls_problems(settings: Settings) -> list[str]:
     of_core = settings.core and any((settings.core_tls_ca, settings.core_tls_cert, settings.core_tls_key))
     if (of_doors or of_broker or of_core) and not _is_installed("cryptography"):
         setting = "tls_cert" if of_doors else "amqp_url" if of_broker else "core_tls_*"
-        return [f"{setting}: cryptography is not installed; install 'trivium[tls]'"]
+        return [f"{setting}: cryptography is not installed; install the extra `tls`"]
     found: list[str] = []
     if of_doors:
         found += import_module("transports.tls.files").server_problems(settings)
@@ -296,7 +296,7 @@ def _missing_for_the_core(settings: Settings) -> list[str]:
     schemes = {address.partition(":")[0].removesuffix("s") for address in settings.core.split(",") if address}
     needed = {"grpc": ("grpc", LIBRARIES["grpc"]), "http": ("remote", ("aiohttp",))}
     return [
-        f"core: {library} is not installed; install 'trivium[{needed[scheme][0]}]', or use no {scheme}:// address"
+        f"core: {library} is not installed; install the extra `{needed[scheme][0]}`, or use no {scheme}:// address"
         for scheme in sorted(schemes)
         for library in needed[scheme][1]
         if not _is_installed(library)

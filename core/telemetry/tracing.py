@@ -37,7 +37,7 @@ def problems(environment: Mapping[str, str]) -> list[str]:
     except ValueError:
         found.append(f"{_RATE}: must be a number from 0 to 1")
     if not _is_installed():
-        found.append("OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true")
+        found.append("OTEL_*: opentelemetry is missing; install the extra `tracing`, or set OTEL_SDK_DISABLED=true")
     return found
 
 

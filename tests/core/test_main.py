@@ -150,7 +150,7 @@ async def test_a_missing_library_names_the_extra(door: str, library: str) -> Non
     """Or the flag that does without; the other doors do not miss it."""
     ended = await trivium(library.partition(".")[0], "--check-config", code=WITHOUT)
     assert ended.code == 2
-    assert f"trivium: {door}: {library} is not installed; install 'trivium[{door}]', or use --no-{door}\n" in ended.err
+    assert f"trivium: {door}: {library} is not installed; install the extra `{door}`, or use --no-{door}\n" in ended.err
     assert all(line.startswith(f"trivium: {door}: ") for line in ended.err.splitlines())
     ended = await trivium(library, "--check-config", f"--no-{door}", code=WITHOUT)
     assert ended.code == 0
@@ -164,7 +164,7 @@ async def test_access_tokens_without_their_library(tmp_path: Path) -> None:
     assert (await trivium("joserfc", "--check-config", *required, code=WITHOUT)).code == 0
     ended = await trivium("joserfc", "--check-config", *required, *tokens, code=WITHOUT)
     assert ended.code == 2
-    assert ended.err == "trivium: token_issuer: joserfc is not installed; install 'trivium[oauth]'\n"
+    assert ended.err == "trivium: token_issuer: joserfc is not installed; install the extra `oauth`\n"
     assert (await trivium("--check-config", *required, *tokens)).code == 0
 
 
@@ -447,6 +447,6 @@ class TestTraces:
             "trivium: OTEL_TRACES_EXPORTER: can't export to 'zipkin'; there are otlp and none",
             "trivium: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: can't export by 'grpc'; there is http/protobuf",
             "trivium: OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1",
-            "trivium: OTEL_*: install 'trivium[tracing]': opentelemetry is missing; or set OTEL_SDK_DISABLED=true",
+            "trivium: OTEL_*: opentelemetry is missing; install the extra `tracing`, or set OTEL_SDK_DISABLED=true",
         ]
         assert (await trivium("--check-config", "--no-amqp", env={"OTEL_TRACES_EXPORTER": "otlp"})).code == 0

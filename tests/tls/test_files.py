@@ -124,7 +124,7 @@ def test_without_its_library_tls_is_a_problem(pki: Pki, monkeypatch: pytest.Monk
     configure([], {})
     with pytest.raises(InvalidSettings) as caught:
         configure(pki.flags(), {})
-    assert caught.value.problems == ["tls_cert: cryptography is not installed; install 'trivium[tls]'"]
+    assert caught.value.problems == ["tls_cert: cryptography is not installed; install the extra `tls`"]
 
 
 async def test_doors_without_tls_do_not_import_it() -> None:
