@@ -19,7 +19,7 @@ class Scope(StrEnum):
 
     PUBLISH = "publish"
     READ = "read"
-    CONSUME = "consume"
+    CONSUME = "consume"  # reserved: no operation needs it yet
     ADMIN = "admin"
 
 
