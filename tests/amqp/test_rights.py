@@ -84,6 +84,20 @@ def test_the_permissions_tested_here_are_the_documented_ones() -> None:
             assert f"set_topic_permissions {user} {exchange} '{write}' '{read}'" in text
 
 
+def test_the_documented_exchanges_and_queues_are_those_that_trivium_declares() -> None:
+    """So that who declares them for it makes the same."""
+    names = Topology("trivium")
+    expected = [f"| exchange | `{one.name}` | `{one.kind}` | |" for one in names.exchanges]
+    for queue in names.queues:
+        bound = "" if queue.binding_key is None else f" `{queue.name}`, key {_shown(queue.binding_key)}"
+        expected.append(f"| queue | `{queue.name}` | `{json.dumps(queue.arguments)}` |{bound} |")
+    assert re.findall(r"^\| (?:exchange|queue) .*$", DOCUMENT.read_text(), re.MULTILINE) == expected
+
+
+def _shown(key: str) -> str:
+    return f"`{key}`" if key else "empty"
+
+
 class Users:
     """Makes users of RabbitMQ with rights on names under this test's prefix."""
 
