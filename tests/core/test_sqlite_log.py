@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.telemetry.vocabulary import READS
 from tests.core.opening import a_log, alive, append, offsets, publishers, some, stored_in, until
 
 ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "docs/operations.md").read_text()
 
 
 @pytest.fixture
@@ -280,6 +282,28 @@ async def test_closing_stores_what_was_accepted(tmp_path: Path) -> None:
     async with a_log(str(tmp_path)) as log:
         assert offsets(await stored_in(log, "a")) == list(range(1, 101))
         assert (await append(log, "a", *some(1)))[0].offset == 101
+
+
+async def test_the_documented_backup_is_a_log(tmp_path: Path) -> None:
+    """Taken while others publish, it holds what was acknowledged before, and goes on from there."""
+    ((copy, there),) = re.findall(r'^sqlite3 data/trivium.db "(VACUUM INTO \'(.*)\')"$', RUNBOOK, re.MULTILINE)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+
+    def back_up() -> None:
+        source = apsw.Connection(str(tmp_path / "data/trivium.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+        source.execute(copy.replace(there, str(backup / "trivium.db")))
+        source.close()
+
+    async with a_log(str(tmp_path / "data")) as log:
+        await append(log, "t", *some(2000))
+        publishing = asyncio.create_task(publishers(log, 10, 50))
+        await asyncio.to_thread(back_up)
+        await publishing
+    async with a_log(str(backup)) as log:
+        assert offsets(await stored_in(log, "t")) == list(range(1, 2001))
+        assert offsets(await stored_in(log, "t0")) == list(range(1, await log.head("t0") + 1))
+        assert (await append(log, "t", *some(1)))[0].offset == 2001
 
 
 async def test_reopening_finds_identities_and_cursors(tmp_path: Path) -> None:
