@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.limits import MAX_OFFSET
-from core.service import MAX_PAGE, MAX_WAIT_SECONDS
+from core.service import MAX_PAGE, MAX_WAIT_SECONDS, PAGE_BYTES
 from transports.cloudevents import BATCH, STRUCTURED
 from transports.documents import PROBLEM
 from transports.rest.schemas import DATA, EVENT, KEY, NEW_KEY, PUBLISHED, STORED, Schema, ref, schemas
@@ -51,6 +51,8 @@ _TELLING: dict[int, Schema] = {
     503: _RETRY,
 }
 _OWN_ID = "The id of the request, if it is at most 128 letters, digits and `._~:/+=@-`; else it gets one."
+_ABOVE = "Above the newest offset it is 400."
+_PAGE = f"At most so many. A page also ends at {PAGE_BYTES >> 20} MiB: it may be shorter though more messages follow."
 _ID: Schema = {"$ref": "#/components/headers/RequestId"}
 _GIVEN_ID: Schema = {"$ref": "#/components/parameters/RequestId"}
 #: These can meet any request.
@@ -128,7 +130,7 @@ def _post_data() -> Schema:
 
 def _publish() -> Schema:
     plain: Schema = {"schema": {}}  # as OpenAPI 3.1 describes bytes
-    key = _query("key", {"type": "string", "minLength": 1, "maxLength": 255}, "The ordering key, as `ce-partitionkey`.")
+    key = _query("key", {"type": "string", "minLength": 1, "maxLength": 255}, "The same as `ce-partitionkey`.")
     return _operation(
         "publish",
         "messages",
@@ -156,8 +158,8 @@ def _read_messages() -> Schema:
     wait = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0}
     parameters = [
         _topic(),
-        _query("after", _cursor(default=0), "The cursor: offsets above it are read."),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "At most so many."),
+        _query("after", _cursor(default=0), f"The cursor: offsets above it are read. {_ABOVE}"),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, _PAGE),
         _query("wait", wait, "Seconds to wait for a message if there is none."),
     ]
     answer = _ok("Messages in order; none if there are none.", "Page", {"messages": [STORED], "next": 42})
@@ -175,7 +177,7 @@ def _follow() -> Schema:
     cursor = _cursor()
     parameters = [
         _topic(),
-        _query("after", cursor, "The cursor; from now on if it is left out."),
+        _query("after", cursor, f"The cursor; from now on if it is left out. {_ABOVE}"),
         {**_header("Last-Event-ID", cursor, "The cursor of a client that reconnects."), "example": "41"},
     ]
     answer = _content(

@@ -67,7 +67,7 @@ def _attributes() -> Schema:
         "time": _text("RFC 3339; with microseconds.", format="date-time"),
         "datacontenttype": _text("The content type of the data.", **short),
         "subject": _text("What within the source it is about.", **short),
-        "partitionkey": _text("The ordering key.", **short),
+        "partitionkey": _text("For its readers; without effect on the order here.", **short),
         "dataschema": _text("What the data adheres to.", format="uri-reference"),
         "data": {"description": "JSON for JSON types, a string for text and form types."},
         "data_base64": _text("Any other data.", contentEncoding="base64"),

@@ -28,6 +28,9 @@ if _version_not_supported:
 class MessagesStub:
     """Messages are published to topics and read from them. Any number of calls may run at once.
 
+    Where authentication is required the metadata `authorization` holds "Bearer " and an API key or an access token.
+    Limits by default: a message 1 MiB, its attributes 8 KiB; a batch 1,000 messages and 4 MiB.
+
     Errors carry google.rpc.ErrorInfo (reason: the code of Trivium's error table, domain "trivium"),
     BadRequest where a field is at fault, and RetryInfo where repeating helps.
     """
@@ -77,6 +80,9 @@ class MessagesStub:
 
 class MessagesServicer:
     """Messages are published to topics and read from them. Any number of calls may run at once.
+
+    Where authentication is required the metadata `authorization` holds "Bearer " and an API key or an access token.
+    Limits by default: a message 1 MiB, its attributes 8 KiB; a batch 1,000 messages and 4 MiB.
 
     Errors carry google.rpc.ErrorInfo (reason: the code of Trivium's error table, domain "trivium"),
     BadRequest where a field is at fault, and RetryInfo where repeating helps.
@@ -184,6 +190,9 @@ def add_MessagesServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Messages:
     """Messages are published to topics and read from them. Any number of calls may run at once.
+
+    Where authentication is required the metadata `authorization` holds "Bearer " and an API key or an access token.
+    Limits by default: a message 1 MiB, its attributes 8 KiB; a batch 1,000 messages and 4 MiB.
 
     Errors carry google.rpc.ErrorInfo (reason: the code of Trivium's error table, domain "trivium"),
     BadRequest where a field is at fault, and RetryInfo where repeating helps.
