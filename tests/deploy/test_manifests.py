@@ -1,5 +1,6 @@
 """What is deployed agrees with what is in it. `make check-deploy` adds what needs heavy tools."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from core.policy import read_policy
 from core.settings import Settings, load, problems_of
+from main import parser
 from tests.deploy.files import DEPLOY, KUBERNETES, POLICIES, ROOT, TOML_FILES, YAML_FILES, documents, resources, the
 from tools.binary import SOURCES
 
@@ -99,6 +101,21 @@ def test_ending_has_the_time_that_draining_takes() -> None:
     assert pod["terminationGracePeriodSeconds"] > pause + max(configured)
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     assert int(compose["services"]["trivium"]["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
+
+
+def test_the_unit_of_systemd_is_of_this_trivium() -> None:
+    """Its flags exist, its variables name settings, and it kills only after the drain time."""
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names have capitals
+    unit.read(DEPLOY / "systemd/trivium.service")
+    service = unit["Service"]
+    _, program, *flags = service["ExecStart"].split()
+    assert (ROOT / program).exists()
+    given = vars(parser().parse_args(flags))
+    assert given["data_dir"] == f"/var/lib/{service['StateDirectory']}"
+    name, _, _ = service["Environment"].partition("=")
+    assert name.removeprefix("TRIVIUM_").removesuffix("_FILE").lower() in given
+    assert int(service["TimeoutStopSec"]) > Settings().drain_seconds
 
 
 def test_nothing_published_leaves_the_machine() -> None:
