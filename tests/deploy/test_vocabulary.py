@@ -11,7 +11,7 @@ import yaml
 from core.settings import ALIASES, Settings, options
 from core.telemetry.figures import Kind, Metric
 from core.telemetry.vocabulary import VOCABULARY
-from tests.deploy.files import DEPLOY, ROOT, YAML_FILES, documents, the
+from tests.deploy.files import DEPLOY, ROOT, YAML_FILES, alerts, documents, the
 
 SUFFIXES = {Kind.COUNTER: ("_total",), Kind.GAUGE: ("",), Kind.HISTOGRAM: ("_bucket", "_sum", "_count")}
 #: Of Prometheus itself, and of its client library.
@@ -92,6 +92,16 @@ def test_ports_are_the_defaults() -> None:
     assert set(map(int, exposed[1].split())) == set(ports.values())
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     assert {int(port.rpartition(":")[2]) for port in compose["services"]["trivium"]["ports"]} <= set(ports.values())
+
+
+def test_the_runbook_explains_every_bound_that_an_alert_is_about() -> None:
+    """All that code tells of, but for those that are meant to be full."""
+    sources = (path for folder in ("core", "transports") for path in (ROOT / folder).rglob("*.py"))
+    told = {name for path in sources for name in re.findall(r'\bbound\("(\w+)"', path.read_text())}
+    left_out = re.search(r'bound!~"([^"]+)"', alerts()["TriviumBoundNear"]["expr"])
+    assert left_out is not None
+    explained = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert set(explained) == {name for name in told if not re.fullmatch(left_out[1], name)}
 
 
 def test_the_runbook_names_only_flags_that_exist() -> None:
