@@ -103,9 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 3600.0
     access_log: Annotated[
         AccessLogMode,
-        _help(
-            "A log line per request, for a share of them, or none: a line costs some 70 us, a third of small requests."
-        ),
+        _help("A log line per request, for a share of them, or none: a line costs more than a small request does."),
     ] = "off"
     access_log_rate: Annotated[
         Annotated[float, Meta(gt=0, le=1)], _help("The share that a sampled access log tells of.")
