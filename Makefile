@@ -35,7 +35,7 @@ help:
 	@echo 'make clean                    remove what make and the tools made, the broker'"'"'s queues included'
 	@echo
 	@echo 'AMQP_URL=amqp://... uses that broker; without it a private RabbitMQ is installed and started.'
-	@echo 'PYTHON=...          is the Python (3.11 or later) that makes $(VENV).'
+	@echo 'PYTHON=...          is the Python (3.11 to 3.13) that makes $(VENV).'
 
 ifneq (,$(findstring --no-amqp,$(ARGS)))
 run: $(VENV)/requirements.txt

@@ -3,14 +3,14 @@
 set -eu
 
 if [ -z "$PYTHON" ]; then
-    echo 'error: there is no Python 3.11 or later here. On Debian or Ubuntu: apt-get install python3 python3-venv' >&2
+    echo 'error: there is no Python 3.11 to 3.13 here. On Debian or Ubuntu: apt-get install python3 python3-venv' >&2
     echo '       If it has another name or place: make PYTHON=/path/to/python ...' >&2
     exit 1
 fi
 "$PYTHON" - <<'CODE'
 import sys
 if sys.version_info < (3, 11):
-    sys.exit(f"error: Trivium needs Python 3.11 or later; {sys.executable} is {sys.version.split()[0]}.")
+    sys.exit(f"error: Trivium needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}.")
 try:
     import ensurepip, venv
 except ImportError as error:
