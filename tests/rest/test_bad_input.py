@@ -182,7 +182,7 @@ async def test_refuses_parameters_of_a_publish(http: httpx2.AsyncClient, path: s
 
 
 async def test_refuses_two_keys(http: httpx2.AsyncClient) -> None:
-    """A message that brings another ordering key than the request is refused."""
+    """A message that brings another partition key than the request is refused."""
     answer = await http.post(f"{MESSAGES}?key=a", headers={**BINARY, "ce-partitionkey": "b"})
     _assert_problem(answer, INVALID, "key")
     same = await http.post(f"{MESSAGES}?key=a", headers={**BINARY, "ce-partitionkey": "a"})

@@ -53,7 +53,7 @@ async def test_stores_an_empty_body(http: httpx2.AsyncClient, service: LocalServ
 
 
 async def test_overrides_what_is_filled_in(http: httpx2.AsyncClient, service: LocalService) -> None:
-    """With a plain body each `ce-` header stands for itself, and `?key=` is the ordering key."""
+    """With a plain body each `ce-` header stands for itself, and `?key=` is their partition key."""
     headers = {"ce-source": "urn:shop", "ce-time": "2026-01-31T12:00:00.5Z", "ce-subject": "17", "ce-shop": "berlin"}
     await http.post(MESSAGES, params={"key": "customer 7"}, content=b"x", headers=headers)
     message = (await _stored(service)).message

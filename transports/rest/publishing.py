@@ -30,7 +30,7 @@ _data = msgspec.json.Decoder(_Data)
 def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[Sequence[Message], bool]:
     """The messages of a publishing request, and whether they are a batch.
 
-    `key` is their ordering key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
+    `key` is their partition key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
     values themselves are judged when they are published.
     """
     kind = content_type(request)
