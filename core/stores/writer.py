@@ -1,6 +1,6 @@
 """The one connection that writes: it appends groups of messages and keeps the write-ahead log short."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import apsw
 
@@ -78,7 +78,6 @@ class Writer:
             raise
         for topic in touched:
             topic.committed = topic.head
-        self._forget_empty(touched)
 
     def tidy(self, *, idle: bool) -> None:
         if self.wal_bytes > self._checkpoint_at:
@@ -96,11 +95,11 @@ class Writer:
         topic = self.topics[name] = Topic(number, name, 0)
         return topic
 
-    def _forget_empty(self, touched: Iterable[Topic]) -> None:
-        for topic in touched:
-            if not topic.committed:
-                del self.topics[topic.name]
-                self._free_numbers.append(topic.number)
+    def _forget_empty(self, touched: set[Topic]) -> None:
+        for topic in [topic for topic in touched if not topic.head]:
+            touched.remove(topic)
+            del self.topics[topic.name]
+            self._free_numbers.append(topic.number)
 
     def _append_together(self, units: Sequence[Unit], touched: set[Topic]) -> bool:
         """Append what is new from end to end, as nearly every group is; else do nothing, and say so."""
@@ -161,6 +160,7 @@ class Writer:
                 self._append(topic, unit)
             except TriviumError as error:
                 unit.error = error.bare()
+                self._forget_empty(touched)
 
     def _append(self, topic: Topic, unit: Unit) -> None:
         first = topic.head
@@ -208,7 +208,7 @@ class Writer:
                 [(reader, self.topics[name].number, offset) for name, offset in offsets.items() if name in self.topics],
             )
 
-    def _undo(self, touched: Iterable[Topic]) -> None:
+    def _undo(self, touched: set[Topic]) -> None:
         for topic in touched:
             topic.head = topic.committed
         self._forget_empty(touched)

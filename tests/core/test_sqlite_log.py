@@ -193,6 +193,16 @@ async def test_the_number_of_topics_is_bounded(data_dir: str) -> None:
         assert (await append(log, "a", *some(1)))[0].offset == 2
 
 
+async def test_a_topic_that_was_refused_takes_nobodys_place(data_dir: str) -> None:
+    """Not even for those in its group."""
+    async with a_log(data_dir, max_topics=1) as log:
+        twice = [new_message(b"1", id="1"), new_message(b"2", id="1")]
+        refused, stored = append(log, "refused", *twice), append(log, "stored", *some(1))
+        results = await asyncio.gather(refused, stored, return_exceptions=True)
+    assert isinstance(results[0], Conflict)
+    assert results[1][0].offset == 1  # type: ignore[index]
+
+
 async def test_a_topic_that_was_refused_does_not_use_up_a_number(log: SqliteLog) -> None:
     """There are 2**23, and a message that conflicts with itself must not cost one."""
     for number in range(20):
