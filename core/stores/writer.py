@@ -27,6 +27,8 @@ _SAVE_CURSOR = (
 #: Checkpoint an idle store above this, a busy one (readers are waited for) above that.
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 _CHECKPOINT_BUSY_BYTES = 64 * 1024 * 1024
+#: For ours to end; somebody's backup, which takes longer, must not hold up publishing.
+_READERS_MILLISECONDS = 200
 
 
 class Topic:
@@ -223,6 +225,8 @@ class Writer:
         return apsw.SQLITE_OK
 
     def _checkpoint(self, mode: int) -> None:
+        patience = self._connection.pragma("busy_timeout")
+        self._connection.set_busy_timeout(_READERS_MILLISECONDS)
         try:
             frames, done = self._connection.wal_checkpoint(mode=mode)
         except (apsw.BusyError, apsw.FullError) as error:
@@ -231,6 +235,8 @@ class Writer:
             return
         except apsw.Error as error:
             raise StoreBroken(f"a checkpoint failed: {error}") from error
+        finally:
+            self._connection.set_busy_timeout(patience)
         if frames == done:
             self.wal_bytes = 0
             self._checkpoint_at = _CHECKPOINT_BUSY_BYTES

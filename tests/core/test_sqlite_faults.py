@@ -113,9 +113,9 @@ async def test_the_write_ahead_log_stays_bounded_under_load(tmp_path: Path, monk
 async def test_a_reader_that_stays_is_not_waited_for_at_every_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody's backup delays one commit in 64 MiB; once it has gone the write-ahead log starts over."""
+    """Somebody's backup delays one commit in 64 MiB, a little; once it has gone the write-ahead log starts over."""
     monkeypatch.setattr("core.stores.writer._CHECKPOINT_BUSY_BYTES", 256 * 1024)
-    monkeypatch.setattr("core.stores.sqlite._BUSY_MILLISECONDS", 1)
+    monkeypatch.setattr("core.stores.writer._READERS_MILLISECONDS", 1)
     wal = tmp_path / "trivium.db-wal"
     async with a_log(str(tmp_path)) as log:
         reader = log._connect()
