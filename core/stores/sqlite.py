@@ -139,7 +139,7 @@ class SqliteLog:
 
     async def topics(self, after: str, limit: int) -> tuple[TopicHead, ...]:
         found = await self._readers.topics(after, limit)
-        return tuple(TopicHead(one.topic, self._tails.heads.get(one.topic, one.head)) for one in found)
+        return tuple(TopicHead(one.topic, self._tails.heads.get(one.topic, 0)) for one in found)
 
     def first_topics(self, most: int) -> Sequence[str]:
         return list(itertools.islice(self._tails.heads, most))

@@ -166,6 +166,13 @@ async def test_topics_are_read_by_name(log: SqliteLog) -> None:
     assert [(one.topic, one.head) for one in await log.topics("b", 2)] == [("c", 2)]
 
 
+async def test_a_topic_is_never_listed_ahead_of_its_head(log: SqliteLog) -> None:
+    """The file may be a commit ahead of what was announced."""
+    await append(log, "a", *some(1))
+    del log._tails.heads["a"]
+    assert [(one.topic, one.head) for one in await log.topics("", 10)] == [("a", await log.head("a"))]
+
+
 async def test_cursors_are_kept_per_reader(log: SqliteLog) -> None:
     """A reader that saved none is unknown; one that saved an empty mapping is not."""
     await append(log, "a", *some(1))
