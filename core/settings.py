@@ -127,7 +127,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_batch_messages: Annotated[Positive, _help("Messages of one batch.")] = 1000
     max_batch_bytes: Annotated[Bytes, _help("One batch, data and attributes.")] = 4 * 1024 * 1024
     max_topics: Annotated[
-        Annotated[int, Meta(ge=1, le=8_000_000)], _help("Topics of the log; each costs some 300 bytes of memory.")
+        Annotated[int, Meta(ge=1, le=8_000_000)],
+        _help("Topics of the log; each costs some 300 bytes of memory, and 2 KB while no queue at RabbitMQ takes it."),
     ] = 250_000
     max_uncommitted_bytes: Annotated[Bytes, _help("Admitted messages that wait for their commit.")] = 64 * 1024 * 1024
     max_streams: Annotated[Positive, _help("Followers and waiting reads of all doors together.")] = 5000
