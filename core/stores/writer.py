@@ -1,5 +1,6 @@
 """The one connection that writes: it appends groups of messages and keeps the write-ahead log short."""
 
+import errno
 from collections.abc import Sequence
 
 import apsw
@@ -76,7 +77,7 @@ class Writer:
             self._cursor.execute("COMMIT")
         except BaseException as error:
             self._undo(touched)
-            _translate(error)
+            self._translate(error)
             raise
         for topic in touched:
             topic.committed = topic.head
@@ -229,25 +230,30 @@ class Writer:
         self._connection.set_busy_timeout(_READERS_MILLISECONDS)
         try:
             frames, done = self._connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.FullError) as error:
+        except apsw.Error as error:
+            if not isinstance(error, apsw.BusyError) and not self._is_full(error):
+                raise StoreBroken(f"a checkpoint failed: {error}") from error
             log.warning("checkpoint put off", reason=str(error))
             self._checkpoint_at = self.wal_bytes + _CHECKPOINT_BUSY_BYTES  # it waits for readers: not at every group
             return
-        except apsw.Error as error:
-            raise StoreBroken(f"a checkpoint failed: {error}") from error
         finally:
             self._connection.set_busy_timeout(patience)
         if frames == done:
             self.wal_bytes = 0
             self._checkpoint_at = _CHECKPOINT_BUSY_BYTES
 
+    def _translate(self, error: BaseException) -> None:
+        """Raise what an error of a group means for those who wait for it, where that is known."""
+        if self._is_full(error):
+            raise Unavailable("the disk is full, nothing was stored", retry_after=5.0) from error
+        if isinstance(error, apsw.BusyError | apsw.LockedError):
+            raise Unavailable("another program holds the database, nothing was stored") from error
+        if isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NotADBError):
+            # after a failed fsync the kernel may have dropped the pages: a retry could seem to succeed
+            raise StoreBroken(f"the store failed: {error}") from error
 
-def _translate(error: BaseException) -> None:
-    """Raise what an error of a group means for those who wait for it, where that is known."""
-    if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
-        raise Unavailable("the disk is full, nothing was stored", retry_after=5.0) from error
-    if isinstance(error, apsw.BusyError | apsw.LockedError):
-        raise Unavailable("another program holds the database, nothing was stored") from error
-    if isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NotADBError):
-        # after a failed fsync the kernel may have dropped the pages: a retry could seem to succeed
-        raise StoreBroken(f"the store failed: {error}") from error
+    def _is_full(self, error: BaseException) -> bool:
+        """Whether the disk is, or somebody's share of it, which SQLite takes for a broken one."""
+        code = getattr(error, "extendedresult", 0)
+        over_quota = code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno == errno.EDQUOT
+        return over_quota or code == apsw.SQLITE_IOERR_SHMSIZE or isinstance(error, apsw.FullError)

@@ -193,13 +193,12 @@ async def test_a_group_that_fails_is_answered_and_the_next_one_goes_on(
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("kind", [Unavailable, ValueError])
 async def test_nothing_of_a_group_that_failed_waits_for_a_collection(
-    groups: GroupCommit, committer: FakeCommitter, kind: type[Exception]
+    groups: GroupCommit, committer: FakeCommitter
 ) -> None:
     """A full disk fails one group after another, and each may hold all that may wait."""
     before = alive(Unit)
-    committer.failures = [kind("full")]
+    committer.failures = [Unavailable("full")]
     (answer,) = publish(groups, "a")
     await failure(answer)
     async with asyncio.timeout(20):

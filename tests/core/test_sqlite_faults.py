@@ -1,6 +1,7 @@
 """What the log in SQLite does when the disk, or somebody else, misbehaves."""
 
 import asyncio
+import errno
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,35 +134,69 @@ async def test_a_reader_that_stays_is_not_waited_for_at_every_commit(
         assert wal.stat().st_size <= large + 300 * 1024
 
 
-class NoSync(apsw.VFS):
-    """A file system whose fsync fails on command."""
+class BadDisk(apsw.VFS):
+    """A file system whose fsync fails on command, and whose quota is used up on command."""
 
     def __init__(self) -> None:
         self.broken = False
-        super().__init__("trivium-no-sync", "unix", makedefault=True)
+        self.over_quota = False
+        super().__init__("trivium-bad-disk", "unix", makedefault=True)
 
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "NoSyncFile":  # noqa: N802
-        return NoSyncFile(self, name, flags)
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "BadFile":  # noqa: N802
+        return BadFile(self, name, flags)
+
+    def xGetLastError(self) -> tuple[int, str | None]:  # noqa: N802
+        return (errno.EDQUOT, None) if self.over_quota else super().xGetLastError()
 
 
-class NoSyncFile(apsw.VFSFile):
+class BadFile(apsw.VFSFile):
     """A file on it."""
 
-    def __init__(self, vfs: NoSync, name: Any, flags: list[int]) -> None:
+    def __init__(self, vfs: BadDisk, name: Any, flags: list[int]) -> None:
         self._vfs = vfs
         super().__init__("unix", name, flags)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
         if self._vfs.broken:
-            error: Any = apsw.IOError("fsync failed")
-            error.extendedresult = apsw.SQLITE_IOERR_FSYNC
-            raise error
+            raise _io_error(apsw.SQLITE_IOERR_FSYNC)
         super().xSync(flags)
+
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
+        if self._vfs.over_quota:
+            raise _io_error(apsw.SQLITE_IOERR_WRITE)
+        super().xWrite(data, offset)
+
+
+def _io_error(code: int) -> Any:
+    error: Any = apsw.IOError("it failed")
+    error.extendedresult = code
+    return error
+
+
+async def test_a_quota_that_is_used_up_is_a_full_disk(
+    tmp_path: Path, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a checkpoint; it passes with the next commit that has room."""
+    vfs = BadDisk()
+    try:
+        async with a_log(str(tmp_path), health) as log:
+            await append(log, "a", *some(1))
+            vfs.over_quota = True
+            with pytest.raises(Unavailable, match="disk is full"):
+                await append(log, "a", *some(1))
+            assert state(health) is State.DEGRADED
+            monkeypatch.setattr("core.stores.writer._CHECKPOINT_BYTES", 0)
+            log._writer.tidy(idle=True)
+            vfs.over_quota = False
+            assert (await append(log, "a", *some(1)))[0].offset == 2
+            assert state(health) is State.OK
+    finally:
+        vfs.unregister()
 
 
 async def test_after_a_failed_fsync_nothing_is_acknowledged_any_more(tmp_path: Path, health: Health) -> None:
     """`wait` raises, so that the process ends; a restart finds out what is durable."""
-    vfs = NoSync()
+    vfs = BadDisk()
     try:
         async with a_log(str(tmp_path), health) as log:
             assert (await append(log, "a", *some(1)))[0].offset == 1
@@ -187,7 +222,7 @@ async def test_a_failed_fsync_of_a_checkpoint_ends_the_store_too(
 ) -> None:
     """What was acknowledged before is in the write-ahead log."""
     monkeypatch.setattr("core.stores.writer._CHECKPOINT_BYTES", 0)
-    vfs = NoSync()
+    vfs = BadDisk()
     try:
         async with a_log(str(tmp_path), health) as log:
             await append(log, "a", *some(1))
