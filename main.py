@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -160,8 +161,11 @@ def _parts(container: Container, settings: Settings) -> Iterator[Any]:
         yield container.grpc
 
 
-async def serve(container: Container) -> int:
-    """Serve until a signal comes or a part dies; the answer is the exit code."""
+async def serve(container: Container, process: ExitStack) -> int:
+    """Serve until a signal comes or a part dies; the answer is the exit code.
+
+    Once it is time to end, the process does within `drain_seconds`, unless `process` is closed before.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,8 +180,7 @@ async def serve(container: Container) -> int:
             gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
             died = await _first_end(up.parts, stop)
             log.info("trivium is stopping", within_seconds=drain_seconds)
-            watchdog = loop.call_later(drain_seconds, _give_up, f"not drained within {drain_seconds:g} s")
-        watchdog.cancel()
+            process.callback(_end_within(drain_seconds).cancel)
     except (OSError, StoreLocked, UnknownSchema, StoreBroken, Unavailable, apsw.Error) as error:
         log.critical("trivium can't run", reason=str(error))
         return EXIT_CANNOT_RUN
@@ -202,6 +205,14 @@ def _signalled(stop: asyncio.Event, number: int) -> None:
     if stop.is_set():
         _give_up(f"second signal ({signal.Signals(number).name})")
     stop.set()
+
+
+def _end_within(seconds: float) -> threading.Timer:
+    """On a thread, for the loop may hang too: to close it waits for names that are looked up."""
+    timer = threading.Timer(seconds, _give_up, (f"not drained within {seconds:g} s",))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _give_up(reason: str) -> NoReturn:
@@ -341,8 +352,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if settings.insecure and settings.auth == "none":
             log.warning("authentication is off and --insecure is given: whoever reaches a door may read and publish")
         _allow_many_connections()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(Container(settings=settings, environment=os.environ)))
+        with ExitStack() as process, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve(Container(settings=settings, environment=os.environ), process))
     except InvalidSettings as error:
         for problem in error.problems:
             print(f"trivium: {problem}", file=sys.stderr)

@@ -5,6 +5,7 @@ import os
 import sys
 from asyncio import Future
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from dependency_injector import providers
 
@@ -37,8 +38,8 @@ def run() -> int:
     container = Container(settings=settings)
     original = container.log
     container.log.override(providers.Singleton(Nowhere, *original.args))
-    with asyncio.Runner(loop_factory=main._loop_factory()) as runner:
-        return runner.run(main.serve(container))
+    with ExitStack() as process, asyncio.Runner(loop_factory=main._loop_factory()) as runner:
+        return runner.run(main.serve(container, process))
 
 
 if __name__ == "__main__":

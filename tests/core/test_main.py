@@ -384,6 +384,20 @@ async def test_what_does_not_end_in_time_is_left(tmp_path: Path) -> None:
     assert b"not drained within 0.05 s" in err
 
 
+async def test_a_loop_that_does_not_close_in_time_is_left(tmp_path: Path) -> None:
+    """As it does not while a name is looked up that nobody answers."""
+    code = f"""
+import asyncio, threading, main
+class Loop(asyncio.SelectorEventLoop):
+    def close(self):
+        threading.Event().wait()
+main._loop_factory = lambda: Loop
+{PARTS.format(life="return", leaving="pass")}"""
+    ended = await trivium("--no-grpc", "--no-amqp", "--data-dir", str(tmp_path), "--drain-seconds", "0.05", code=code)
+    assert ended.code == 1
+    assert "not drained within 0.05 s" in ended.err
+
+
 @pytest.mark.parametrize("life", ["raise ValueError('a defect')", "return"])
 async def test_a_part_that_ends_by_itself_ends_the_service(tmp_path: Path, life: str) -> None:
     """Cleanly, but with exit 1, so that somebody starts it again."""
