@@ -155,7 +155,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     grpc_receive_bytes: Annotated[Bytes, _help("A received gRPC message; above our limits, so that ours answer.")] = (
         8 * 1024 * 1024
     )
-    grpc_rpcs: Annotated[Positive, _help("RPCs at once, streams included; each may buffer a message.")] = 2000
+    grpc_rpcs: Annotated[
+        Positive,
+        _help("RPCs at once, streams included; each may buffer a message, and nothing else bounds these together."),
+    ] = 2000
 
     tls_cert: Annotated[
         str, _help("PEM file of the certificate of REST and gRPC; without one they speak plain text.")
