@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from types import ModuleType
@@ -42,10 +42,15 @@ class Http2:
         self._writer.write(self.protocol.data_to_send())
         await self._writer.drain()
 
-    async def ask(self, method: str, path: str, *headers: tuple[str, str], end: bool = True) -> int:
+    async def ask(
+        self, method: str, path: str, *headers: tuple[str, str], end: bool = True, parts: Sequence[bytes] = ()
+    ) -> int:
+        """Begin a request; `parts` of its body leave in one write with its head."""
         stream = self.protocol.get_next_available_stream_id()
         pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", self._authority)]
         self.protocol.send_headers(stream, [*pseudo, *headers], end_stream=end)
+        for part in parts:
+            self.protocol.send_data(stream, part)
         await self.flush()
         return stream
 

@@ -150,3 +150,23 @@ async def test_resets_half_an_answer() -> None:
         await client.until(h2.events.StreamReset, await client.ask("GET", "/"))
     writer.close()
     await server.close(2)
+
+
+async def test_goes_on_after_an_answer_that_waited_for_no_body() -> None:
+    """What a client has sent of a body, in however many frames, holds up neither the end of the stream nor others."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    server = HttpServer(app, max_connections=10)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1", 0))
+    client = Http2(reader, writer, "localhost")
+    client.protocol.initiate_connection()
+    async with asyncio.timeout(20):
+        stream = await client.ask("POST", "/", end=False, parts=[b"x"] * 50)
+        await client.until(h2.events.StreamEnded, stream)
+        await client.until(h2.events.StreamEnded, await client.ask("GET", "/"))
+    writer.close()
+    await until(lambda: len(server._connections) == 0)
+    await server.close(2)

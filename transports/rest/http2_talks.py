@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from time import time
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -83,7 +85,7 @@ class Talk(TCPServer):
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
-            async with TaskGroup(self.loop) as tasks:
+            async with _Applications(self.loop) as tasks:
                 state = ConnectionState(self.state)
                 self.protocol = Http2Streams(  # type: ignore[assignment]  # the one of the two that is wanted here
                     self.app, self.config, self.context, tasks, state, is_tls, client, server, self.protocol_send
@@ -116,6 +118,53 @@ class Talk(TCPServer):
                 await super()._close()
         finally:
             self._connection.abort()  # does nothing to a connection that is closed
+
+
+class _Applications(TaskGroup):
+    """The tasks of a connection, with inboxes for those of its applications."""
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Callable[[Any], Awaitable[None]]:
+        inbox = _Inbox(config.max_app_queue_size)
+
+        async def serve(scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any) -> None:
+            try:
+                await app(scope, inbox.get, send, sync_spawn, call_soon)
+            finally:
+                inbox.close()
+
+        await super().spawn_app(serve, config, scope, send)
+        return inbox.put
+
+
+class _Inbox:
+    """The events of a stream for its application, which keeps the reader waiting while it leaves too many unread.
+
+    Hypercorn's would keep it waiting for an application that has ended, for ever and with all of the connection; and
+    the application with what it sends last, which puts a disconnect here.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._has_room = asyncio.Event()
+        self._ended = False
+
+    async def get(self) -> Any:
+        event = await self._events.get()
+        self._has_room.set()
+        return event
+
+    async def put(self, event: Any) -> None:
+        self._events.put_nowait(event)
+        if event["type"] != "http.disconnect":
+            while self._events.qsize() >= self._bound and not self._ended:
+                self._has_room.clear()
+                await self._has_room.wait()
+
+    def close(self) -> None:
+        """The application has ended: nobody waits for it any more."""
+        self._ended = True
+        self._has_room.set()
 
 
 def _config() -> HttpConfig:

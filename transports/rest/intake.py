@@ -1,7 +1,7 @@
-"""The outermost application: takes requests in whole, within bounds, before anything else looks at them.
+"""Takes requests in whole, within bounds, before anything else looks at them but what answers pages of other origins.
 
 What is not wanted is read all the same, and thrown away: else HTTP/1.1 would have to close the connection, and
-Hypercorn, which speaks HTTP/2, would read nothing more of any of its streams.
+Hypercorn, which speaks HTTP/2, would read nothing more of any of its streams until the answer has ended.
 """
 
 import asyncio
