@@ -29,6 +29,8 @@ log = structlog.get_logger("trivium.rest")
 
 #: The paths whose resource is remembered: to try the patterns would cost 3 us, and a client names few topics.
 _KNOWN_PATHS = 4096
+#: Anybody can ask for longer ones, each of them another: they would fill memory.
+_KNOWN_CHARACTERS = 512
 
 Handler = Callable[[Request], Awaitable[Answer | EventStream]]
 #: What serves a method, whether for everybody, and what counts it.
@@ -88,7 +90,6 @@ def router(table: list[Operation], gate: Gate, sender: Sender, meter: Meter, unk
     routes = [Route(path, Resource(served, boundary)) for path, served in methods.items()]
     nothing = Resource({}, boundary)
 
-    @lru_cache(_KNOWN_PATHS)
     def found(path: str) -> tuple[ASGIApp, Mapping[str, str]]:
         """What answers at a path, and the path's parameters."""
         if path.endswith("\n"):  # the patterns end with `$`, which lets it pass
@@ -99,8 +100,11 @@ def router(table: list[Operation], gate: Gate, sender: Sender, meter: Meter, unk
                 return one.app, details["path_params"]
         return nothing, {}
 
+    known = lru_cache(_KNOWN_PATHS)(found)
+
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        resource, scope["path_params"] = found(scope["path"])
+        path = scope["path"]
+        resource, scope["path_params"] = (known if len(path) <= _KNOWN_CHARACTERS else found)(path)
         return resource(scope, receive, send)
 
     return route
