@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from core.messages import new_message
 from core.service import LocalService
 from tests.rest.test_http2 import MESSAGES, Http2, http2
-from tests.rest.wire import until
+from tests.rest.wire import connected, until
 from transports.rest import connections
 from transports.rest.door import RestDoor
 from transports.rest.http2 import Http2Connection
@@ -133,6 +133,19 @@ async def test_lets_go_of_an_answer_that_nobody_takes(
         await until(lambda: held(door) > 0)
         leave(client)
         await until(lambda: door.intake.requests == 0)
+
+
+async def test_drops_who_speaks_it_past_the_bound(door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that had a place, and says only then what it speaks, ends without more ado."""
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with connected(door) as wire:
+        await until(lambda: len(door._server._connections) == 1)
+        monkeypatch.setattr(connections.Connections, "overfull", True)
+        await wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert await wire.closed() == b""
+        await until(lambda: len(door._server._connections) == 0)
+    assert failures == []
 
 
 async def test_resets_half_an_answer() -> None:

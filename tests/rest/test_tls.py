@@ -19,11 +19,13 @@ from core.ports import SystemClock
 from core.service import LocalService
 from core.settings import Settings
 from core.stores.sqlite import LogBounds, SqliteLog
+from tests.core.opening import alive
 from tests.pki import Pki
 from tests.rest.test_http2 import http2
 from tests.rest.wire import connected, request, until
 from transports.rest import connections, http1, tls
 from transports.rest.door import RestDoor
+from transports.rest.http1 import Http1
 from transports.rest.requests import Request
 
 MESSAGES = "/api/topics/t/messages"
@@ -222,6 +224,17 @@ async def test_notices_who_left(door: RestDoor, context: ssl.SSLContext, service
         await until(lambda: service.streams == 1)
         two.writer.transport.abort()
         await until(lambda: service.streams == 0)
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_frees_connections_that_closed(door: RestDoor, context: ssl.SSLContext, service: LocalService) -> None:
+    """Their buffers are large, and collections rare: none holds itself, not even one that was lost under a request."""
+    for path in ("/livez", STREAM):
+        async with connected(door, context) as wire:
+            await wire.send(request("GET", path))
+            await wire.reader.readuntil(b"\r\n\r\n")
+            assert alive(Http1) == 1
+        await until(lambda: alive(Http1) == 0)
 
 
 async def test_cuts_a_follower_that_does_not_read(

@@ -87,6 +87,7 @@ class Http1(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
         self._has_eof = True
+        self._let_go()
         self._wake_writers()
         if self._exchange is None:
             self.site.connections.leave(self)
@@ -120,6 +121,11 @@ class Http1(asyncio.Protocol):
         self.is_stuck = False
         self._wake_writers()
 
+    def _let_go(self) -> None:
+        """Hold nothing that holds this: it would wait for a collection, with the buffers of TLS, and those are rare."""
+        self._state.clear()
+        self._parser.end()
+
     # -- reading
 
     def _advance(self) -> None:
@@ -146,6 +152,7 @@ class Http1(asyncio.Protocol):
         if self._is_first and len(data) == len(_HTTP2):
             self.site.connections.leave(self)
             self.site.speak_http2(self._transport, self._parser.unread)
+            self._let_go()
         return self._is_first
 
     def _begin(self, head: Head) -> None:

@@ -66,6 +66,10 @@ class RequestParser:
         if self._headers:
             self._headers = []
 
+    def end(self) -> None:
+        """There will be no other request; this and the parser of httptools let go of each other."""
+        self._parser = None  # type: ignore[assignment]  # nobody feeds it any more
+
     def read_head(self) -> Head | None:
         """The head of the next request, None if more of it has to come. Raises `BadRequest`."""
         data, at = self._data, self._at
