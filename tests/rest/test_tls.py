@@ -26,6 +26,7 @@ from tests.rest.wire import connected, request, until
 from transports.rest import connections, http1, tls
 from transports.rest.door import RestDoor
 from transports.rest.http1 import Http1
+from transports.rest.http2 import Http2Connection
 from transports.rest.requests import Request
 
 MESSAGES = "/api/topics/t/messages"
@@ -235,6 +236,17 @@ async def test_frees_connections_that_closed(door: RestDoor, context: ssl.SSLCon
             await wire.reader.readuntil(b"\r\n\r\n")
             assert alive(Http1) == 1
         await until(lambda: alive(Http1) == 0)
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_frees_connections_of_http2_too(door: RestDoor, context: ssl.SSLContext) -> None:
+    """They end in the same cases."""
+    context.set_alpn_protocols(["h2"])
+    for path in ("/livez", STREAM):
+        async with http2(door, context) as client:
+            await client.until(h2.events.DataReceived, await client.ask("GET", path))
+            assert alive(Http2Connection) == 1
+        await until(lambda: alive(Http2Connection) == 0)
 
 
 async def test_cuts_a_follower_that_does_not_read(

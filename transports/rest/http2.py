@@ -63,6 +63,7 @@ class Http2:
         finally:
             connection.abort()  # does nothing to a connection that is closed
             self._connections.leave(connection)
+            connection.talk = None  # else they would hold each other, and the buffers of TLS, until a collection
 
 
 class Http2Connection:

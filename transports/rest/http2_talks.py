@@ -94,6 +94,7 @@ class Talk(TCPServer):
                 await self._read_data()
         finally:
             await self._close()
+            self.protocol = None  # type: ignore[assignment]  # there will be no more; it holds this
 
     async def refuse(self, error: Overloaded) -> None:
         """Say goodbye before the first request, so that the client knows that all can be repeated (RFC 9113, 6.8)."""
