@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import uvloop
 from h2.errors import ErrorCodes
+from starlette.types import Receive, Scope, Send
 
 from core.gate import OpenGate
 from core.health import Health
@@ -28,6 +29,7 @@ from transports.rest.door import RestDoor
 from transports.rest.http1 import Http1
 from transports.rest.http2 import Http2Connection
 from transports.rest.requests import Request
+from transports.rest.serving import HttpServer
 
 MESSAGES = "/api/topics/t/messages"
 STREAM = "/api/topics/t/stream"
@@ -263,6 +265,34 @@ async def test_cuts_a_follower_that_does_not_read(
                 await service.publish("t", [new_message(b"x" * 500_000)])
 
 
+async def test_sends_an_answer_as_it_is_taken(server_context: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    """What the client has not taken waits with us, and is neither encrypted ahead nor taken for sent."""
+    body = b"x" * 30_000_000  # systems take some megabytes by themselves
+    sent: list[Scope] = []
+
+    def stuck() -> list[Http1]:
+        return [one for one in server._connections if isinstance(one, Http1) and one.is_stuck]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"30000000")]})
+        await send({"type": "http.response.body", "body": body})
+        sent.append(scope)
+
+    server = HttpServer(app, max_connections=10, tls=server_context)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1", 0), ssl=context)
+    for _ in range(2):
+        sent.clear()
+        writer.write(request("GET", "/"))
+        await until(lambda: bool(stuck()))
+        assert stuck()[0]._transport.get_write_buffer_size() < 200_000
+        assert not sent
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(body)) == body
+        await until(lambda: bool(sent))
+    writer.close()
+    await server.close(2)
+
+
 def test_is_the_same_on_uvloop(
     server_context: ssl.SSLContext, context: ssl.SSLContext, settings: Settings, health: Health
 ) -> None:
@@ -275,6 +305,7 @@ def test_is_the_same_on_uvloop(
                 await test_speaks_http1_without_alpn(door, context)
                 await test_refuses_http2_that_was_not_agreed_on(door, context)
                 await test_notices_who_left(door, context, service)
+                await test_sends_an_answer_as_it_is_taken(server_context, context)
                 for version in (1, 2):  # last, since httpx2 sets what the context offers
                     await test_speaks_either_version(door, context, version)
                 async with connected(door), connected(door, context) as idle:

@@ -14,6 +14,7 @@ from core.telemetry.figures import Figure
 from core.telemetry.metrics import bound
 from transports.rest.connections import Connections
 from transports.rest.http1 import Http1, Site
+from transports.rest.http1_tls import Http1OverTls
 from transports.rest.http2 import Http2
 from transports.rest.responses import Dates
 from transports.rest.tls import Handshakes
@@ -38,7 +39,7 @@ class HttpServer:
         self._http2 = Http2(app, self._connections)
         self._site = Site(app, self._connections, Dates(), self._http2.speak)
         self._handshakes = (
-            None if tls is None else Handshakes(tls, self._connections, self._speak_http1, self._http2.speak)
+            None if tls is None else Handshakes(tls, self._connections, self._speak_http1_over_tls, self._http2.speak)
         )
         self._servers: list[asyncio.Server] = []
         self._listeners: list[socket.socket] = []
@@ -94,8 +95,8 @@ class HttpServer:
         self._sweeper.cancel()
         await asyncio.wait((self._sweeper,))
 
-    def _speak_http1(self, transport: asyncio.Transport) -> None:
-        protocol = Http1(self._site)
+    def _speak_http1_over_tls(self, transport: asyncio.Transport) -> None:
+        protocol = Http1OverTls(self._site)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 

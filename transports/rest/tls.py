@@ -8,13 +8,14 @@ from typing import Any
 
 import structlog
 
-from transports.rest.connections import Connections
+from transports.rest.connections import FLUSH_SECONDS, Connections
 
 log = structlog.get_logger("trivium.rest")
 
-#: Time to agree, and to say goodbye.
+#: Time to agree.
 _HANDSHAKE_SECONDS = 10.0
-_SHUTDOWN_SECONDS = 5.0
+#: Of an answer, what may wait inside TLS; it would take eight times as much.
+_BUFFER_BYTES = 64 * 1024
 #: Pause when the process has no file descriptors left.
 _RETRY_SECONDS = 1.0
 
@@ -66,7 +67,7 @@ class Handshakes:
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+                ssl_shutdown_timeout=FLUSH_SECONDS,
             )
         except OSError:  # also where TLS itself fails: the client was told
             accepted.close()
@@ -75,6 +76,7 @@ class Handshakes:
 
     def _made(self, handshake: "_Handshake", transport: asyncio.Transport) -> None:
         self._connections.leave(handshake)
+        transport.set_write_buffer_limits(_BUFFER_BYTES)
         is_http2 = transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         (self._http2 if is_http2 else self._http1)(transport)
 
