@@ -212,6 +212,8 @@ async def test_heeds_no_priorities(door: RestDoor) -> None:
         [(":method", "GET"), (":path", "/ä"), (":scheme", "http")],
         [(":method", "GÄT"), (":path", "/"), (":scheme", "http")],
         [(":method", "CONNECT")],
+        [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/livez"), (":scheme", "http")],
+        [(":method", "connect"), (":path", "/livez"), (":scheme", "http")],
     ],
 )
 async def test_resets_a_stream_without_a_path_or_method(door: RestDoor, headers: list[tuple[str, str]]) -> None:
@@ -224,6 +226,7 @@ async def test_resets_a_stream_without_a_path_or_method(door: RestDoor, headers:
         assert isinstance(reset, h2.events.StreamReset)
         assert reset.error_code == ErrorCodes.PROTOCOL_ERROR
         assert await client.status(await client.ask("GET", "/livez")) == 200
+        assert not client.protocol.remote_settings.enable_connect_protocol
 
 
 class TestLibraries:

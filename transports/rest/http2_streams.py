@@ -7,6 +7,7 @@ from h2.errors import ErrorCodes
 from h2.events import Event as H2Event
 from h2.events import PriorityUpdated, RequestReceived
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from hypercorn.events import Updated
 from hypercorn.protocol.events import Event, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
@@ -24,6 +25,7 @@ class Http2Streams(H2Protocol):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.streams = _Streams()
+        del self.connection.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]  # hypercorn offers it, we do not
 
     async def _handle_events(self, events: list[H2Event]) -> None:
         taken = []
@@ -36,12 +38,15 @@ class Http2Streams(H2Protocol):
         await super()._handle_events(taken)
 
     def _fault(self, request: RequestReceived) -> ErrorCodes | None:
-        """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands."""
+        """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands.
+
+        Of a CONNECT it makes a WebSocket, which never tells that the connection is idle again.
+        """
         if self.context.terminated.is_set():
             return ErrorCodes.REFUSED_STREAM
         headers = dict(request.headers)
-        path = headers.get(b":path")
-        is_sound = path is not None and path.isascii() and headers[b":method"].isascii()  # h2 demands a method
+        method, path = headers[b":method"], headers.get(b":path")  # h2 demands a method
+        is_sound = path is not None and path.isascii() and method.isascii() and method.upper() != b"CONNECT"
         return None if is_sound else ErrorCodes.PROTOCOL_ERROR
 
     async def stream_send(self, event: Event) -> None:

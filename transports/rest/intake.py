@@ -68,10 +68,6 @@ class Intake:
         self._closing = Closing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close"})
-            return
         self.requests += 1
         try:
             if not scope["raw_path"].startswith(b"/"):
