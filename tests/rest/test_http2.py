@@ -168,6 +168,21 @@ async def test_answers_early_and_reads_on(door: RestDoor) -> None:
     await until(lambda: door.intake.requests == 0)
 
 
+async def test_lets_who_waits_for_it_go_on(door: RestDoor) -> None:
+    """`Expect: 100-continue` is answered with 100, and then with the outcome; where there is no body, at once."""
+    async with http2(door) as client:
+        expects = ("expect", "100-Continue")
+        stream = await client.ask("POST", MESSAGES, expects, ("content-length", "1"), end=False)
+        told = await client.until(h2.events.InformationalResponseReceived, stream)
+        assert isinstance(told, h2.events.InformationalResponseReceived)
+        assert told.headers == [(b":status", b"100")]
+        client.protocol.send_data(stream, b"x", end_stream=True)
+        await client.flush()
+        assert await client.status(stream) == 201
+        assert await client.status(await client.ask("GET", "/livez", expects)) == 200
+        assert not any(isinstance(event, h2.events.InformationalResponseReceived) for event in client.events)
+
+
 async def test_forgets_streams_that_are_reset(door: RestDoor, service: LocalService) -> None:
     """A stream that the client resets ends its follower."""
     async with http2(door) as client:

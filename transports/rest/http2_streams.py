@@ -1,5 +1,6 @@
 """The streams of a connection of HTTP/2: Hypercorn's, with what it leaves open (0.18)."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,23 +29,30 @@ class Http2Streams(H2Protocol):
         del self.connection.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]  # hypercorn offers it, we do not
 
     async def _handle_events(self, events: list[H2Event]) -> None:
-        taken = []
-        for event in events:
-            if isinstance(event, RequestReceived) and (fault := self._fault(event)) is not None:
-                with suppress(ProtocolError):  # the client reset it in the same breath
-                    self.connection.reset_stream(event.stream_id, fault)
-            else:
-                taken.append(event)
+        taken = [event for event in events if not isinstance(event, RequestReceived) or self._is_taken(event)]
         await super()._handle_events(taken)
 
-    def _fault(self, request: RequestReceived) -> ErrorCodes | None:
+    def _is_taken(self, request: RequestReceived) -> bool:
+        """Whether a request goes further than here; if it does, who waits with the body is told to send it.
+
+        That is RFC 9110, section 10.1.1. Here it is told in every case: an answer does not have to wait for the body.
+        """
+        headers = dict(request.headers)
+        fault = self._fault(headers)
+        with suppress(ProtocolError):  # the client reset it in the same breath
+            if fault is not None:
+                self.connection.reset_stream(request.stream_id, fault)
+            elif request.stream_ended is None and headers.get(b"expect", b"").lower() == b"100-continue":
+                self.connection.send_headers(request.stream_id, [(b":status", b"100")])
+        return fault is None
+
+    def _fault(self, headers: Mapping[bytes, bytes]) -> ErrorCodes | None:
         """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands.
 
         Of a CONNECT it makes a WebSocket, which never tells that the connection is idle again.
         """
         if self.context.terminated.is_set():
             return ErrorCodes.REFUSED_STREAM
-        headers = dict(request.headers)
         method, path = headers[b":method"], headers.get(b":path")  # h2 demands a method
         is_sound = path is not None and path.isascii() and method.isascii() and method.upper() != b"CONNECT"
         return None if is_sound else ErrorCodes.PROTOCOL_ERROR
