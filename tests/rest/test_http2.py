@@ -229,10 +229,11 @@ async def test_heeds_no_priorities(door: RestDoor) -> None:
         [(":method", "CONNECT")],
         [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/livez"), (":scheme", "http")],
         [(":method", "connect"), (":path", "/livez"), (":scheme", "http")],
+        [(":method", "get"), (":path", "/livez"), (":scheme", "http")],
     ],
 )
 async def test_resets_a_stream_without_a_path_or_method(door: RestDoor, headers: list[tuple[str, str]]) -> None:
-    """One that is not ASCII, or a CONNECT, costs its own stream; those of others, behind a proxy, go on."""
+    """One that is not ASCII, in lower case or CONNECT costs its own stream; those of others, behind a proxy, go on."""
     async with http2(door) as client:
         stream = client.protocol.get_next_available_stream_id()
         client.protocol.send_headers(stream, [*headers, (":authority", "x")], end_stream=True)

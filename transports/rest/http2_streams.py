@@ -49,12 +49,13 @@ class Http2Streams(H2Protocol):
     def _fault(self, headers: Mapping[bytes, bytes]) -> ErrorCodes | None:
         """Why a request is not taken: it comes too late, or would cost the whole connection in hypercorn's hands.
 
-        Of a CONNECT it makes a WebSocket, which never tells that the connection is idle again.
+        Of a CONNECT it makes a WebSocket, which never tells that the connection is idle again; and it writes any
+        method in capitals, though their case matters (RFC 9110, section 9.1).
         """
         if self.context.terminated.is_set():
             return ErrorCodes.REFUSED_STREAM
         method, path = headers[b":method"], headers.get(b":path")  # h2 demands a method
-        is_sound = path is not None and path.isascii() and method.isascii() and method.upper() != b"CONNECT"
+        is_sound = path is not None and path.isascii() and method.isascii() and method.upper() == method != b"CONNECT"
         return None if is_sound else ErrorCodes.PROTOCOL_ERROR
 
     async def stream_send(self, event: Event) -> None:
