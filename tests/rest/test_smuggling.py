@@ -201,6 +201,7 @@ CASES = {
     ),
     "close": Case(GET + b"Connection: close\r\n\r\n", (200,)),
     "close in a list": Case(GET + b"Connection: keep-alive, Close\r\n\r\n", (200,)),
+    "close, to a proxy": Case(GET + b"Proxy-Connection: close\r\n\r\n", (200,)),
     "HTTP/1.0": Case(GET.replace(b"1.1", b"1.0") + b"\r\n", (200,)),
     "HTTP/1.0 that keeps alive": Case(GET.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n", (200,)),
 }
@@ -262,6 +263,7 @@ HYPERCORN: dict[str, tuple[int, ...]] = {
     "upgrade to HTTP/2": (101,),
     "close": (400,),
     "close in a list": (400,),
+    "close, to a proxy": (200, 404),
     "HTTP/1.0": (400,),
     "HTTP/1.0 that keeps alive": (400,),
 }

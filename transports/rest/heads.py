@@ -24,7 +24,7 @@ _TARGET = re.compile(rb"(?:/|https?://)[^#]*|\*", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 #: A method in what may be only the beginning of a head.
 _METHOD = re.compile(rb"(?:\r\n)?(%b)(?= |\Z)" % _TOKEN)
-_TELLING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_TELLING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"expect"))
 
 
 class BadRequest(Exception):
@@ -95,7 +95,7 @@ def _take(head: Head, name: bytes, value: bytes) -> None:
         if value != b"chunked" or head.version == "1.0":  # section 6.1: no other coding is known here
             raise bad_request("may only be chunked, and only in HTTP/1.1", "transfer-encoding")
         head.length = None
-    elif name == b"connection":
+    elif name in (b"connection", b"proxy-connection"):  # they are one to llhttp
         if b"close" in [option.strip() for option in value.split(b",")]:
             head.keeps_alive = False
     elif value == b"100-continue" and head.version == "1.1":
