@@ -49,6 +49,24 @@ async def test_ends_whole_when_the_door_closes(door: RestDoor, service: LocalSer
             await client.closed()
 
 
+@pytest.mark.parametrize("requests", [0, 1])
+async def test_says_goodbye_to_who_idles(door: RestDoor, requests: int) -> None:
+    """A client whose request crosses the end of its connection learns that nobody saw it, and may repeat it."""
+    async with http2(door) as client:
+        for _ in range(requests):
+            await client.until(h2.events.StreamEnded, await client.ask("GET", "/livez"))
+        await client.until(h2.events.RemoteSettingsChanged)
+        client.protocol.ping(b"all read")
+        await client.flush()
+        await client.until(h2.events.PingAckReceived)
+        await until(lambda: only(door).idle_since is not None)
+        only(door).end()
+        goodbye = await client.until(h2.events.ConnectionTerminated)
+        assert isinstance(goodbye, h2.events.ConnectionTerminated)
+        assert (goodbye.error_code, goodbye.last_stream_id) == (ErrorCodes.NO_ERROR, requests)
+        await client.closed()
+
+
 async def test_waits_for_a_window_when_the_door_closes(door: RestDoor, service: LocalService) -> None:
     """What the client has not made room for yet is no lost end."""
     await service.publish("t", [new_message(b"x" * 100_000)])

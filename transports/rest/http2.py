@@ -79,8 +79,13 @@ class Http2Connection:
         self.talk: Any = None
 
     def end(self) -> None:
-        if self.idle_since is not None:
-            self.writer.close()
+        if self.idle_since is None or self.writer.is_closing():
+            return
+        self.is_closing = True
+        self.idle_since = asyncio.get_running_loop().time()
+        if self.talk is not None:
+            self.writer.write(self.talk.protocol.goodbye())
+        self.writer.close()
 
     def abort(self) -> None:
         self.writer.transport.abort()

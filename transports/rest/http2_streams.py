@@ -101,14 +101,15 @@ class Http2Streams(H2Protocol):
             await self._settle()
 
     async def _settle(self) -> None:
-        """Idle, or say goodbye, after the last end is sent."""
-        if self.streams or self.stream_buffers:
-            return
-        if self.context.terminated.is_set():
-            with suppress(ProtocolError):  # it is closed already
-                self.connection.close_connection()
-            await self._flush()
-        await self.send(Updated(idle=True))
+        """Idle, after the last end is sent."""
+        if not (self.streams or self.stream_buffers):
+            await self.send(Updated(idle=True))
+
+    def goodbye(self) -> bytes:
+        """What lets the client know which requests were taken, before the connection closes (RFC 9113, section 6.8)."""
+        with suppress(ProtocolError):  # it is closed already
+            self.connection.close_connection()
+        return self.connection.data_to_send()
 
 
 class _Buffer(StreamBuffer):
