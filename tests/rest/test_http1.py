@@ -103,6 +103,29 @@ async def test_leaves_the_body_out_for_head(door: RestDoor) -> None:
     assert heads[2:] == [b""]
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", b"400"),
+        (b"\r\nHEAD / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * HEADER_BYTES, b"431"),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnone", b"400"),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n", b"500"),
+    ],
+)
+async def test_refuses_head_without_a_body_too(data: bytes, status: bytes) -> None:
+    """Where the connection answers by itself, a body would be taken for the next response."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    async with served(app) as ask:
+        answer = await ask(data)
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert b"\r\ncontent-length: " in answer
+        assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_asks_for_a_body_only_if_it_wants_it(door: RestDoor) -> None:
     """`100 Continue` is sent neither before a refusal nor when the body is there already."""
     expects = "Expect: 100-continue"

@@ -30,7 +30,6 @@ class Exchange:
         "_body",
         "_chunked",
         "_connection",
-        "_head",
         "_silent",
         "_start",
         "_told",
@@ -39,6 +38,7 @@ class Exchange:
         "complete",
         "ended",
         "gone",
+        "head",
         "held",
         "started",
         "task",
@@ -58,8 +58,8 @@ class Exchange:
         self.closes = not head.keeps_alive
         #: The bytes of the body that wait for the application.
         self.held = len(body)
+        self.head = head
         self._connection = connection
-        self._head = head
         self._body = [body] if body else []
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
@@ -88,8 +88,8 @@ class Exchange:
 
     async def receive(self) -> dict[str, Any]:
         """All of the body that is here, in one event; `http.disconnect` when the client or the response ended."""
-        if self._head.waits and not (self.complete or self.held or self.started):
-            self._head.waits = False
+        if self.head.waits and not (self.complete or self.held or self.started):
+            self.head.waits = False
             self._connection.write(CONTINUE)
         while True:
             if (self._body or self.complete) and not self._told:
@@ -159,9 +159,9 @@ class Exchange:
             headers,
             site.dates.line(),
             closes=self.closes or site.connections.closing,
-            may_chunk=self._head.version == "1.1",
+            may_chunk=self.head.version == "1.1",
         )
-        self._silent = self._head.method == "HEAD" or status in BODILESS
+        self._silent = self.head.method == "HEAD" or status in BODILESS
         self._chunked = chunked and not self._silent
         self.started = True
         return head

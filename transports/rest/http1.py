@@ -131,6 +131,7 @@ class Http1(asyncio.Protocol):
     def _advance(self) -> None:
         """Go on until the data is used up, or waits for the response to be sent."""
         parser = self._parser
+        head = None
         try:
             while parser.has_more and not parser.complete:
                 if self._exchange is None:
@@ -141,7 +142,7 @@ class Http1(asyncio.Protocol):
                 else:
                     self._exchange.arrived(parser.read_body(), complete=parser.complete)
         except BadRequest as error:
-            self._refuse(error.error, error.status)
+            self._refuse(error.error, error.status, head)
         else:
             self.adjust_reading()
 
@@ -216,7 +217,7 @@ class Http1(asyncio.Protocol):
             if exchange.started or exchange.gone:
                 self.abort()
             else:
-                self._refuse(Internal("an unexpected error; the log tells more"), 500)
+                self._refuse(Internal("an unexpected error; the log tells more"), 500, exchange.head)
         elif exchange.closes or not self._parser.complete or self.site.connections.closing:
             self._linger()
         else:
@@ -275,13 +276,16 @@ class Http1(asyncio.Protocol):
         self.idle_since = self._loop.time()
         self._transport.close()
 
-    def _refuse(self, error: TriviumError, status: int) -> None:
-        """Answer instead of the application, where no answer has begun."""
+    def _refuse(self, error: TriviumError, status: int, head: Head | None = None) -> None:
+        """Answer instead of the application, where none has begun. `head` is that of a request without an exchange."""
         exchange = self._exchange
-        if exchange is not None and exchange.started:
-            self.abort()
-            return
-        self._transport.write(refusal(error, status, self.site.dates.line()))
+        if exchange is not None:
+            if exchange.started:
+                self.abort()
+                return
+            head = exchange.head
+        asks_head = self._parser.unread.lstrip(b"\r\n").startswith(b"HEAD ") if head is None else head.method == "HEAD"
+        self._transport.write(refusal(error, status, self.site.dates.line(), bodiless=asks_head))
         self._linger()
         if exchange is not None:
             exchange.gone = True

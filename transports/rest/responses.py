@@ -59,11 +59,11 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def refusal(error: TriviumError, status: int, date: bytes) -> bytes:
+def refusal(error: TriviumError, status: int, date: bytes, *, bodiless: bool) -> bytes:
     """The answer to what is no request, or may not become one; after it the connection closes."""
     body = problem_document(error, status=status)
     headers = [(b"content-type", PROBLEM.encode()), (b"content-length", b"%d" % len(body))]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))
     head, _, _ = response_head(status, headers, date, closes=True, may_chunk=False)
-    return head + body
+    return head if bodiless else head + body
