@@ -80,10 +80,16 @@ async def test_refuses_parameters(http: httpx2.AsyncClient, path: str, field: st
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1", "9" * 30])
-async def test_refuses_a_last_event_id(http: httpx2.AsyncClient, value: str) -> None:
-    """A `Last-Event-ID` that is no cursor is refused before the stream starts."""
-    answer = await http.get("/api/topics/a/stream", headers={"last-event-id": value})
-    _assert_problem(answer, INVALID, "after" if value == "1" else "last-event-id")  # 1 is above the head
+@pytest.mark.parametrize("query", ["", "?after=0"])
+async def test_refuses_a_last_event_id(http: httpx2.AsyncClient, value: str, query: str) -> None:
+    """A `Last-Event-ID` that is no cursor, or above the head, is refused by its name before the stream starts."""
+    answer = await http.get(f"/api/topics/a/stream{query}", headers={"last-event-id": value})
+    _assert_problem(answer, INVALID, "last-event-id")
+
+
+async def test_refuses_what_is_wrong_beside_a_last_event_id(http: httpx2.AsyncClient) -> None:
+    """What else is wrong is not blamed on it."""
+    _assert_problem(await http.get("/api/topics/-/stream", headers={"last-event-id": "0"}), INVALID, "topic")
 
 
 PUBLISHES: list[tuple[tuple[int, str], str, Any, bytes]] = [

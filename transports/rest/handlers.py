@@ -82,7 +82,12 @@ class Handlers:
         after = optional(cursor, request.query("after").get("after"), "after")
         last = optional(cursor, request.header(b"last-event-id"), "last-event-id")
         pages = request.service.follow(request.path["topic"], after if last is None else last)
-        first = await anext(pages)
+        try:
+            first = await anext(pages)
+        except InvalidArgument as error:
+            if last is None or error.field != "after":
+                raise
+            raise InvalidArgument(error.detail, field="last-event-id") from error
         if request.method == "HEAD":
             await pages.aclose()
             return STREAM_START
