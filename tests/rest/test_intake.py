@@ -6,12 +6,14 @@ from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
+from starlette.types import Message
 
 from core.gate import OpenGate
 from core.health import Health
 from core.service import LocalService
 from core.settings import Settings
 from tests.rest.wire import Wire, connected, request, until
+from transports.rest import intake
 from transports.rest.answers import REQUEST_ID, Answer, Budget, Sender
 from transports.rest.door import RestDoor
 from transports.rest.parsing import HEADER_BYTES
@@ -237,6 +239,21 @@ class TestManyBodies:
         wire.again()
         await wire.send(request("POST", MESSAGES, body=b"xx"))
         assert (await wire.reply()).status == 201
+
+
+async def test_holds_a_body_once() -> None:
+    """One that came in parts is there in whole alone: no more is counted."""
+    parts = iter((b"ab", b"cd", b""))
+
+    async def receive() -> Message:
+        part = next(parts)
+        return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+    budget = Budget(10, "things")
+    body = intake._Body(receive, 10, budget)
+    await body.arrives()
+    assert (body.data, budget.used) == (b"abcd", 4)
+    assert body.data is body.data
 
 
 async def test_bounds_large_answers() -> None:

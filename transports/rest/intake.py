@@ -231,6 +231,7 @@ class _Body:
         """Wait for all of it. Raises `TooLarge`, `Overloaded` or `ClientGone`."""
         while not self._ended:
             self._keep(await self._next())
+        self._parts = [self.data]  # whoever takes it holds no other bytes than are counted here
 
     async def discard(self) -> None:
         """Take in the rest and forget it."""
