@@ -283,8 +283,6 @@ def _too_large(limit: int) -> TooLarge:
 
 def _to_origin_form(scope: Scope) -> None:
     """Take the absolute form of a target too, as RFC 9112, section 3.2.2 demands of servers."""
-    if scope["raw_path"].startswith(b"/"):
-        return
     scheme, _, rest = scope["raw_path"].partition(b"://")
     if scheme.lower() in (b"http", b"https"):
         scope["raw_path"] = b"/" + rest.partition(b"/")[2]
