@@ -77,7 +77,7 @@ class Attempts:
                 try:
                     return await (_unless_left(address, answer) if waits_until else answer)
                 except _PASSING as error:
-                    last = error
+                    last = error.with_traceback(None)  # which would hold this frame, and so the messages with it
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
                         break
             if last is None or not asked:
@@ -168,9 +168,9 @@ async def _first_answer(tasks: Sequence[asyncio.Task[T]]) -> T:
 
 
 def for_callers(error: Failure | None) -> TriviumError:
-    """What a caller is told of the last failure."""
+    """What a caller is told of the last failure: a new error, which no frame holds that it goes through."""
     if error is None or isinstance(error, Unreachable):
         return Unavailable(
             "the core can't be reached", retry_after=(error and error.retry_after) or _RETRY_AFTER_SECONDS
         )
-    return error
+    return type(error)(error.detail, field=error.field, retry_after=error.retry_after)

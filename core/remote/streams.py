@@ -73,7 +73,7 @@ class Streams:
                             failures = 0 if page.messages else failures
                             page = await self._next(address, pages)
                     except _LOST as lost:
-                        error = lost
+                        error = lost.with_traceback(None)  # which would hold this frame, and so the page with it
                 failures += 1
                 opened = await self._resume(at, cursor, address, failures, error)
 

@@ -1,7 +1,8 @@
 """Cores and edges on the test's loop, and the links between them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -90,6 +91,15 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
     """Closes in reverse what a test enters."""
     async with AsyncExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """What refers to itself stays, as it may for long between two collections of garbage."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def start_core(stack: AsyncExitStack, **settings: Any) -> Core:

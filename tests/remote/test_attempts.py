@@ -1,6 +1,7 @@
 """Repeated attempts: when, where, and in which order their effects are."""
 
 import asyncio
+import weakref
 from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -96,6 +97,29 @@ async def test_an_empty_budget_ends_the_attempts(core: Core, stack: AsyncExitSta
         with pytest.raises(kind, match="much later") as caught:
             await edge.service.get_data("t")
     assert caught.value.retry_after == 100
+
+
+class Attributes(dict[str, str]):
+    """Of a message, and can be watched, which it can't itself."""
+
+
+@pytest.mark.usefixtures("at_once", "no_collections")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", [Overloaded, Unavailable])
+async def test_nothing_keeps_the_messages_of_a_publish_that_failed(
+    core: Core, stack: AsyncExitStack, protocol: str, kind: type[TriviumError]
+) -> None:
+    """They may be large, and collections of garbage come seldom."""
+    moody = Moody(core.service, kind("not now", retry_after=0.0), kind("much later", retry_after=60))
+    edge = await edge_of(moody, protocol, stack)
+    attributes = Attributes(region="eu")
+    kept = weakref.ref(attributes)
+    publishing = edge.service.publish("t", [new_message(b"x", attributes=attributes)])
+    del attributes
+    with pytest.raises(kind, match="much later"):
+        await publishing
+    del publishing
+    await until(lambda: kept() is None)
 
 
 @pytest.mark.usefixtures("at_once")

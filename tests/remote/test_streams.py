@@ -1,6 +1,7 @@
 """Followers and waiting reads of an edge whose links are lost."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 
@@ -71,6 +72,23 @@ async def test_a_follower_waits_for_a_core_that_is_away(core: Core, stack: Async
         await publish(core, 4)
         await core.proxy(protocol).open()
         assert await take(pages, 4) == [4, 5, 6, 7]
+
+
+@pytest.mark.usefixtures("no_collections")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_nothing_keeps_the_page_of_a_follower_that_left(core: Core, stack: AsyncExitStack, protocol: str) -> None:
+    """One that had lost its core: pages may be large, and collections of garbage come seldom."""
+    edge = await start_edge(stack, core.address(protocol))
+    await publish(core, 1)
+    async with aclosing(edge.service.follow("t", 0)) as pages:
+        await take(pages, 1)
+        await core.proxy(protocol).close()
+        going_on = asyncio.create_task(anext(pages))
+        await edge.until("core", "0 of 1")
+        going_on.cancel()
+        await asyncio.wait({going_on})
+    del going_on
+    await until(lambda: not [one for one in gc.get_objects() if isinstance(one, Page) and one.messages])
 
 
 async def test_following_fails_if_there_is_no_core_to_begin_with(core: Core, stack: AsyncExitStack) -> None:
