@@ -86,7 +86,7 @@ def read_key_set(document: bytes, algorithms: tuple[str, ...]) -> tuple[dict[str
     try:
         members = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
         entries = msgspec.json.decode(members["keys"], type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError, RecursionError) as error:  # msgspec's errors, and UnicodeDecodeError
         raise IssuerAway("what is published is no JWK Set") from error
     found: dict[str, VerifyingKey] = {}
     ignored = [f"all above {_MOST_KEYS}"] if len(entries) > _MOST_KEYS else []
@@ -105,7 +105,7 @@ def read_key_set(document: bytes, algorithms: tuple[str, ...]) -> tuple[dict[str
 def _read_key(entry: msgspec.Raw, algorithms: tuple[str, ...]) -> tuple[str, VerifyingKey]:
     try:
         jwk = msgspec.json.decode(entry, type=Jwk)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Unusable(f"is no JSON Web Key: {error}") from error
     if not jwk.kid or len(jwk.kid) > _LONGEST_ID or not jwk.kid.isprintable():
         raise Unusable("has no kid that tells it apart")

@@ -93,6 +93,7 @@ USELESS: dict[str, tuple[Callable[[], Any], str]] = {
     "with a kid for the log": (lambda: public(rsa(), "x\n"), "no kid"),
     "with a long kid": (lambda: public(rsa(), "x" * 256), "no kid"),
     "with a number as kid": (lambda: {**public(rsa(), "x"), "kid": 1}, "no JSON Web Key"),
+    "with a kid in no UTF-8": (lambda: msgspec.Raw(b'{"kty": "RSA", "kid": "caf\xe9"}'), "no JSON Web Key"),
     "with the kid of another": (lambda: public(rsa(1), "good"), "kid of a key before"),
     "without a modulus": (lambda: {"kty": "RSA", "kid": "x", "e": "AQAB"}, "can't be read"),
     "a modulus in no base64": (lambda: {**public(rsa(), "x"), "n": "\u00e9"}, "no base64"),
@@ -126,8 +127,9 @@ def test_a_key_that_does_not_count(name: str) -> None:
         b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "keys": []}',
         b"\xff",
         b"<html>",
+        b'{"k\xe9ys": []}',
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_key_set(document: bytes) -> None:
     """Or has no key that counts: an issuer whose document is broken for a while is as good as away."""
