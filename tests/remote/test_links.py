@@ -212,9 +212,12 @@ async def test_nobody_there_is_unreachable(protocol: str) -> None:
         (b"200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]", Unreachable),
         (b"302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n", Unreachable),
         (b"503 No\r\ncontent-type: application/problem+json\r\ncontent-length: 3\r\n\r\n{x}", Unreachable),
+        (b'503 No\r\ncontent-type: application/problem+json\r\n\r\n{"code": "caf\xe9", "detail": "x"}', Unreachable),
+        (b'503 No\r\ncontent-type: application/problem+json\r\n\r\n{"x": ' + b"[" * 100_000, Unreachable),
+        (b'200 OK\r\ncontent-type: application/json\r\n\r\n{"x": ' + b"[" * 100_000, Unreachable),
         (b"nonsense\r\n\r\n", Unreachable),
     ],
-    ids=repr,
+    ids=range(8),
 )
 async def test_something_else_at_the_address_is_unreachable(head: bytes, error: type[Exception]) -> None:
     """An answer that no Trivium gave is no answer."""
@@ -228,6 +231,8 @@ async def test_something_else_at_the_address_is_unreachable(head: bytes, error: 
     async with server, HttpLink(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Settings()) as link:
         with pytest.raises(error):
             await link.on_behalf_of(None).get_data("t")
+        with suppress(error):  # what has a status may be alive
+            await link.probe()
 
 
 async def test_an_endless_answer_is_unreachable() -> None:

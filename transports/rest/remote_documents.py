@@ -96,7 +96,7 @@ def topics(answer: Response) -> TopicPage:
 def error_of(answer: Response) -> TriviumError | Unreachable:
     """What a Trivium answered with; `Unreachable` if that is not one."""
     if answer.headers.get("content-type") == PROBLEM:
-        with suppress(msgspec.MsgspecError):
+        with suppress(ValueError, RecursionError):  # as below
             problem = _problem.decode(answer.body)
             prefix = f"{problem.field}: "  # the detail is for people, and names the field too
             detail = problem.detail.removeprefix(prefix)
@@ -110,7 +110,7 @@ def _understood() -> Iterator[None]:
     """What can't be read was not said by a Trivium."""
     try:
         yield
-    except (ValueError, KeyError, TriviumError) as error:  # msgspec's errors are ValueErrors
+    except (ValueError, KeyError, RecursionError, TriviumError) as error:  # msgspec's errors, and UnicodeDecodeError
         raise Unreachable("the answer is none of a Trivium") from error
 
 
