@@ -2,10 +2,14 @@
 
 import grpc
 import pytest
+from google.protobuf.any_pb2 import Any
 from google.rpc.code_pb2 import Code
+from google.rpc.status_pb2 import Status
+from grpc.aio import AioRpcError, Metadata
 
 from core.errors import Overloaded, TriviumError
-from transports.grpc.errors import STATUS, refusal, status_of
+from core.remote.links import Unreachable
+from transports.grpc.errors import STATUS, error_of, refusal, status_of
 
 
 def subclasses(kind: type[TriviumError]) -> set[type[TriviumError]]:
@@ -46,6 +50,16 @@ def test_fields_have_the_names_of_the_proto() -> None:
     error = Overloaded("too long", field="wait", retry_after=1.5)
     assert status_of(error).details == "wait_seconds: too long"
     assert (refusal(error).field, refusal(error).retry_after_seconds) == ("wait_seconds", 1.5)
+
+
+@pytest.mark.parametrize("name", ["ErrorInfo", "BadRequest", "RetryInfo"])
+def test_a_detail_that_can_not_be_read_tells_nothing(name: str) -> None:
+    """Something else may be where an edge looks for its core."""
+    details = [Any(type_url=f"type.googleapis.com/google.rpc.{name}", value=b"\xff")]
+    trailing = Metadata(("grpc-status-details-bin", Status(code=14, details=details).SerializeToString()))
+    error = error_of(AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), trailing, "elsewhere", None))
+    assert isinstance(error, Unreachable)
+    assert error.detail == "elsewhere"
 
 
 def test_absent_parts_stay_absent() -> None:

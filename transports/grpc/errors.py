@@ -80,7 +80,8 @@ def error_of(error: grpc.aio.AioRpcError) -> TriviumError | Unreachable:
     status = _details_of(error)
     info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:
-        detail.Unpack(info) or detail.Unpack(bad) or detail.Unpack(retry)
+        with suppress(DecodeError):
+            detail.Unpack(info) or detail.Unpack(bad) or detail.Unpack(retry)
     retry_after = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
     if info.domain == DOMAIN:
         violation = next(iter(bad.field_violations), None)
