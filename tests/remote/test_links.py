@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import grpc.aio
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from core import deadlines
 from core.errors import (
@@ -40,6 +42,7 @@ from core.messages import (
 from core.ports import MessageService
 from core.remote.links import Link, Unreachable
 from core.settings import MEMORY, Settings
+from proto.trivium.v1 import messages_pb2 as pb
 from tests.remote.conftest import PROTOCOLS, Core
 from tests.remote.proxy import Proxy
 from transports.grpc.door import GrpcDoor
@@ -233,6 +236,33 @@ async def test_something_else_at_the_address_is_unreachable(head: bytes, error: 
             await link.on_behalf_of(None).get_data("t")
         with suppress(error):  # what has a status may be alive
             await link.probe()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\xff", pb.FollowResponse(messages=[pb.Message(time=Timestamp(seconds=10**15))]).SerializeToString()],
+    ids=["no protobuf", "no time"],
+)
+async def test_something_else_that_speaks_grpc_is_unreachable(answer: bytes, stack: AsyncExitStack) -> None:
+    """Whatever is read there; callers did nothing wrong."""
+
+    async def once(*_: Any) -> bytes:
+        return answer
+
+    async def stream(*_: Any) -> AsyncGenerator[bytes]:
+        yield answer
+
+    handlers = dict.fromkeys(("GetData", "GetMessage", "ReadMessages"), grpc.unary_unary_rpc_method_handler(once))
+    handlers["Follow"] = grpc.unary_stream_rpc_method_handler(stream)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("trivium.v1.Messages", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stack.push_async_callback(server.stop, None)
+    core = (await stack.enter_async_context(GrpcLink(f"grpc://127.0.0.1:{port}", Settings()))).on_behalf_of(None)
+    for asked in (core.get_data("t"), core.get_message("t", 1), core.read_messages("t"), anext(core.follow("t", 0))):
+        with pytest.raises(Unreachable, match="none of a Trivium"):
+            await asked
 
 
 async def test_an_endless_answer_is_unreachable() -> None:

@@ -114,7 +114,7 @@ class GrpcCore:
         call = self._stub.Follow(pb.FollowRequest(topic=topic, after=after), metadata=self._metadata)
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack EOF
-                yield codec.decode_page(answer)
+                yield codec.decode_page(_parsed(answer))
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
         finally:
@@ -132,9 +132,16 @@ class GrpcCore:
 
     async def _ask(self, rpc: Any, request: ProtobufMessage) -> Any:
         try:
-            return await rpc(request, timeout=deadlines.remaining(), metadata=self._metadata)
+            return _parsed(await rpc(request, timeout=deadlines.remaining(), metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
+
+
+def _parsed(answer: Any) -> Any:
+    """What gRPC gives for an answer: None if it is not the protobuf that it should be."""
+    if answer is None:
+        raise codec.foreign()
+    return answer
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials:

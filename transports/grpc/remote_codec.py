@@ -1,5 +1,6 @@
 """What a core answers over gRPC, as values of ours."""
 
+from core.errors import TriviumError
 from core.messages import (
     Greeting,
     Page,
@@ -8,13 +9,22 @@ from core.messages import (
     StalePage,
     StoredMessage,
 )
+from core.remote.links import Unreachable
 from proto.trivium.v1 import messages_pb2 as pb
 from transports.grpc.codec import decode_message, decode_time
 
 
+def foreign() -> Unreachable:
+    """What can't be read was not said by a Trivium."""
+    return Unreachable("the answer is none of a Trivium")
+
+
 def decode_stored(one: pb.Message) -> StoredMessage:
-    message = decode_message(one)
-    return StoredMessage(one.topic, one.offset, message.time or decode_time(one.time), message)
+    try:
+        message = decode_message(one)
+        return StoredMessage(one.topic, one.offset, message.time or decode_time(one.time), message)
+    except TriviumError as error:
+        raise foreign() from error
 
 
 def decode_data(topic: str, answer: pb.GetDataResponse) -> StoredMessage | Greeting:
