@@ -91,7 +91,14 @@ async def test_the_log_level_changes_at_run_time(http: httpx2.AsyncClient) -> No
     assert logging.getLogger("trivium.any").isEnabledFor(logging.DEBUG)
     assert (await http.put("/loglevel", json={"level": "error"})).status_code == 200
     assert not logging.getLogger("trivium.any").isEnabledFor(logging.WARNING)
-    for bad in ('{"level": "loud"}', '{"level": 1}', '{"level": "debug", "x": 1}', "debug", ""):
+    for bad in (
+        b'{"level": "loud"}',
+        b'{"level": 1}',
+        b'{"level": "debug", "x": 1}',
+        b"debug",
+        b"",
+        b'{"level": "\xff"}',
+    ):
         answer = await http.put("/loglevel", content=bad)
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
     assert (await http.get("/loglevel")).json() == {"level": "error"}

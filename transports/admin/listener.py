@@ -101,7 +101,7 @@ class AdminListener:
             raise PermissionDenied("the log level is changed from this machine alone")
         try:
             level = msgspec.json.decode(request.body, type=LogLevel).level
-        except msgspec.MsgspecError as error:
+        except ValueError as error:  # msgspec's errors, and UnicodeDecodeError
             raise InvalidArgument(f'must be {{"level": <string>}}: {error}', field="body") from error
         if level not in LEVELS:
             raise InvalidArgument(f"must be one of {', '.join(LEVELS)}", field="level")
