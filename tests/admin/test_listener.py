@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
+from time import process_time
 from urllib.parse import urlsplit
 
 import httpx2
@@ -156,6 +157,16 @@ async def test_http_from_anybody(admin: AdminListener, request_: bytes, status: 
     """Is answered in kind, and costs one connection."""
     answer = await raw(admin, request_)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+
+
+async def test_no_header_takes_long() -> None:
+    """White space at its ends is no part of it; what is within does not cost the square of its length."""
+    reader = asyncio.StreamReader(limit=100_000)
+    value = "x" + " " * 30_000 + "x"
+    reader.feed_data(f"GET / HTTP/1.1\r\nA: \t{value}\t \r\n\r\n".encode())
+    begun = process_time()
+    assert (await admin_http._read(reader, "::1")).headers == {"a": value}
+    assert process_time() - begun < 1
 
 
 def test_who_is_gone_before_being_served_is_no_error(health: Health, settings: Settings) -> None:

@@ -22,7 +22,7 @@ _SECONDS = 10.0
 #: A scraper, some probes, and people; whoever comes beyond that is turned away.
 _CONNECTIONS = 64
 _REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]\Z")
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\Z")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)\Z")
 
 
 class Request(Struct, frozen=True):
@@ -107,7 +107,6 @@ class AdminServer:
 
     async def _answer(self, reader: asyncio.StreamReader, client: str) -> tuple[Answer, bool]:
         """The answer, and whether its body is sent."""
-        request = None
         try:
             async with asyncio.timeout(_SECONDS):
                 request = await _read(reader, client)
@@ -137,8 +136,8 @@ async def _read(reader: asyncio.StreamReader, client: str) -> Request:
         header = _HEADER.match(text)
         if header is None:
             raise InvalidArgument("are not as RFC 9112 has them", field="headers")
-        name = header[1].lower()
-        headers[name] = f"{headers[name]},{header[2]}" if name in headers else header[2]
+        name, value = header[1].lower(), header[2].strip(" \t")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
     if "transfer-encoding" in headers:
         raise InvalidArgument("is not taken here; send a content-length", field="transfer-encoding")
     length = headers.get("content-length", "0")
