@@ -18,7 +18,7 @@ from transports.amqp.answers import Answer
 #: As the other doors have it.
 _BODY_BYTES = 8 * 1024 * 1024
 #: Where msgspec found a fault: "... - at `$.limit`".
-_PATH = re.compile(r" - at `\$\.?(.*)`\Z")
+_PATH = re.compile(r" - at `\$\.?(\w*)`\Z")
 
 T = TypeVar("T")
 
