@@ -1,12 +1,13 @@
 """What one caller may use: so much a second, so many streams."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec import Struct
 
 from core.errors import Overloaded
+from core.messages import Message, size_of
 
 Now = Callable[[], float]
 
@@ -67,12 +68,13 @@ class Allowance:
         if self._requests is not None:
             self._take((self._requests, 1, "requests"))
 
-    def publish(self, messages: int, size: int) -> None:
-        """Count one operation that publishes `size` bytes; `Overloaded`, and nothing is counted, if it is too much."""
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Count one operation that publishes these; `Overloaded`, and nothing is counted, if it is too much."""
         if self._unbounded:
             return
+        size = 0 if self._bytes is None else sum(map(size_of, messages))
         self._take(
-            (self._requests, 1, "requests"), (self._messages, messages, "messages"), (self._bytes, size, "bytes")
+            (self._requests, 1, "requests"), (self._messages, len(messages), "messages"), (self._bytes, size, "bytes")
         )
 
     @contextmanager

@@ -42,7 +42,7 @@ class GuardedService:
 
     def publish(self, topic: str, messages: Sequence[Message]) -> Future[tuple[Published, ...]]:
         self._allow("publish", topic)
-        self._caller.allowance.publish(len(messages), sum(len(message.data) for message in messages))
+        self._caller.allowance.publish(messages)
         return self._service.publish(topic, messages)
 
     async def get_message(self, topic: str, offset: int) -> StoredMessage:

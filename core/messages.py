@@ -152,6 +152,18 @@ def weight(message: Message) -> int:
     return found
 
 
+def size_of(message: Message) -> int:
+    """The bytes of data and attributes in UTF-8, which `Limits` bounds."""
+    text = f"{message.id}{message.source}{message.type}{message.content_type}"
+    if message.subject is not None:
+        text += message.subject
+    if message.key is not None:
+        text += message.key
+    if message.attributes:
+        text += "".join(message.attributes) + "".join(message.attributes.values())
+    return len(message.data) + (len(text) if text.isascii() else len(text.encode(errors="surrogatepass")))
+
+
 def held(message: Message) -> int:
     """The bytes of memory that a message takes, with a margin."""
     return weight(message) + _OBJECTS + len(message.attributes) * _ATTRIBUTE_OBJECTS

@@ -75,7 +75,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 30
     principal_requests: Annotated[Rate, _help("Operations a second of one principal; 0 is without a bound.")] = 0
     principal_messages: Annotated[Rate, _help("Published messages a second of one principal.")] = 0
-    principal_bytes: Annotated[Rate, _help("Published bytes a second of one principal.")] = 0
+    principal_bytes: Annotated[Rate, _help("Published bytes a second of one principal, attributes too.")] = 0
     principal_streams: Annotated[
         Annotated[int, Meta(ge=0)], _help("Open streams and waiting reads of one principal.")
     ] = 0

@@ -4,6 +4,8 @@ import pytest
 
 from core.allowance import Allowance, Bucket, Rates
 from core.errors import Overloaded
+from core.limits import Limits
+from core.messages import new_message
 
 
 class Time:
@@ -41,10 +43,10 @@ def test_a_refusal_costs_nothing() -> None:
     """A publish that one rate refuses does not use up the others."""
     time = Time()
     allowance = Allowance(Rates(requests=10, messages=2, bytes=1000), time)
-    allowance.publish(2, 10)
+    allowance.publish([new_message(b"x")] * 2)
     for _ in range(20):
         with pytest.raises(Overloaded, match="2 messages a second") as refused:
-            allowance.publish(1, 10)
+            allowance.publish([new_message(b"x")])
         assert refused.value.retry_after == pytest.approx(0.5)
     for _ in range(9):
         allowance.request()
@@ -55,5 +57,17 @@ def test_a_refusal_costs_nothing() -> None:
 def test_without_rates_nothing_is_refused() -> None:
     """0 is without a bound."""
     allowance = Allowance(Rates())
+    messages = [new_message(bytes(10**6))] * 1000
     for _ in range(10_000):
-        allowance.publish(1000, 10**9)
+        allowance.publish(messages)
+
+
+def test_attributes_count_as_bytes() -> None:
+    """As the limits of a message and a batch count: a message without data is not for nothing."""
+    time = Time()
+    message = new_message(b"", attributes={"region": "\u00e9" * 1000})
+    allowance = Allowance(Rates(bytes=1000), time)
+    allowance.publish([message])
+    with pytest.raises(Overloaded, match="1000 bytes a second") as refused:
+        allowance.publish([message])
+    assert refused.value.retry_after == pytest.approx((Limits().check(message) - 999) / 1000)

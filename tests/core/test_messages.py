@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.messages import Message, StoredMessage, new_message, same_content, uuid7, weight
+from core.limits import Limits
+from core.messages import Message, StoredMessage, new_message, same_content, size_of, uuid7, weight
 from proto.trivium.v1 import messages_pb2
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -115,6 +116,21 @@ def test_the_weight_is_never_less_than_the_protobuf_form(message: Message) -> No
     )
     form.time.FromDatetime(NOON + timedelta(microseconds=1))
     assert form.ByteSize() + 5 <= weight(message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"subject": None, "key": None, "attributes": {}},
+        {"source": "urn:\u00e9", "subject": "\u20ac", "attributes": {"a": "\U0001f600", "dataschema": "urn:x"}},
+    ],
+)
+def test_the_size_is_what_the_limits_count(changes: dict[str, Any]) -> None:
+    """Data and all attributes, in UTF-8; what the limits refuse has one too."""
+    message = changed(**changes)
+    assert size_of(message) == Limits().check(message)
+    assert size_of(changed(id="\ud800")) > size_of(ONE)
 
 
 def test_values_are_frozen() -> None:
