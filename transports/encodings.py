@@ -17,9 +17,10 @@ _Place: TypeAlias = tuple[str, int] | tuple[str, int, int]
 class Encodings:
     """What `encode` makes of the messages that were asked for last.
 
-    A thousand followers of one topic get the same messages. These never change, so nothing kept is ever stale. The
-    older half leaves when `max_bytes` would be passed: one by one would cost nearly as much as to encode them, since
-    the first entry of a dict that lost many is slow to find.
+    A thousand followers of one topic get the same messages. Where the log is these never change, so nothing kept is
+    ever stale. An edge keeps nothing, with 0 for `max_bytes`: the log of its core may be replaced, by a backup or an
+    empty one, and then has others at the same places. The older half leaves when `max_bytes` would be passed: one by
+    one would cost nearly as much as to encode them, since the first entry of a dict that lost many is slow to find.
     """
 
     def __init__(self, encode: Callable[[StoredMessage], bytes], max_bytes: int) -> None:

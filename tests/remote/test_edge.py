@@ -1,6 +1,7 @@
 """An edge as a part of a process: its start, its settings, and what it takes from the outside."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,13 +14,14 @@ import pytest
 
 from container import Container
 from core.health import Health, State
+from core.messages import new_message
 from core.remote.addresses import Addresses
 from core.settings import InvalidSettings, Settings, load
 from main import configure, running
 from proto.trivium.v1 import messages_pb2 as pb
 from proto.trivium.v1.messages_pb2_grpc import MessagesStub
 from tests.pki import Pki
-from tests.remote.conftest import PROTOCOLS, Core, start_edge, until
+from tests.remote.conftest import PROTOCOLS, Core, start_core, start_edge, until
 from transports.grpc.remote import GrpcLink
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +216,36 @@ async def test_a_stream_of_publishes_keeps_its_order(core: Core, stack: AsyncExi
     assert [(answer.messages[0].id, answer.messages[0].offset) for answer in answers] == [
         (f"{number}", number + 1) for number in range(300)
     ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_log_that_was_replaced_is_read_as_it_is(core: Core, stack: AsyncExitStack, protocol: str) -> None:
+    """By a backup or an empty one: nothing at an edge stands for what was at the same places, whatever its ids."""
+    edge = await start_edge(stack, core.address(protocol))
+    messages = MessagesStub(await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address)))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+
+    async def read() -> set[bytes]:
+        """The data of all messages, in whichever way they are read."""
+        one = await messages.GetMessage(pb.GetMessageRequest(topic="t", offset=1))
+        page = await messages.ReadMessages(pb.ReadMessagesRequest(topic="t"))
+        found = {stored.data for stored in (one.message, *page.messages)}
+        async with http.stream("GET", "/api/topics/t/stream?after=0") as answer:
+            events = (line.removeprefix("data: ") async for line in answer.aiter_lines() if line.startswith("data: "))
+            for _ in page.messages:
+                found.add(json.loads(await anext(events))["data"].encode())
+        return found
+
+    other = await start_core(stack)
+    for one, data in ((core, b"old"), (other, b"new")):
+        await one.service.publish("t", [new_message(data, id=f"{id_}", content_type="text/plain") for id_ in range(40)])
+    assert await read() == {b"old"}
+    await core.proxy(protocol).close()
+    await edge.notices("0 of 1")
+    core.proxy(protocol).target = other.proxy(protocol).target
+    await core.proxy(protocol).open()
+    await edge.until("core", "1 of 1")
+    assert await read() == {b"new"}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -91,7 +91,7 @@ class GrpcDoor:
         limits = self._settings.limits
         streamed = self._meter.operation("StreamedPublish")
         publish_stream = PublishStream(self._closing, streamed, limits=limits)
-        ours = messages.Messages(publish_stream, limits=limits)
+        ours = messages.Messages(publish_stream, limits=limits, has_log=not self._settings.core)
         services = (messages.SERVICE, keys.SERVICE, health_checks.SERVICE, reflection.SERVICE)
         names = [service.full_name for service in services]
         checks = health_checks.HealthChecks(self._health, self._closing, ("", *names[:2]))

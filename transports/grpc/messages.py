@@ -18,10 +18,11 @@ _ENCODED_BYTES = 16 * 1024 * 1024
 class Messages:
     """Decodes, calls the service, encodes."""
 
-    def __init__(self, publish_stream: PublishStream, *, limits: Limits) -> None:
+    def __init__(self, publish_stream: PublishStream, *, limits: Limits, has_log: bool) -> None:
+        """What is encoded is kept only where the log is."""
         self._publish_stream = publish_stream
         self._limits = limits
-        self._encoded = codec.EncodedMessages(_ENCODED_BYTES)
+        self._encoded = codec.EncodedMessages(_ENCODED_BYTES if has_log else 0)
 
     @property
     def rpcs(self) -> Mapping[str, Rpc]:

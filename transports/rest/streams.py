@@ -52,7 +52,7 @@ class EventStreams:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.frames = Encodings(frame_of, _CACHE_BYTES)
+        self.frames = Encodings(frame_of, 0 if settings.core else _CACHE_BYTES)
         self.large = asyncio.Semaphore(max(1, settings.rest_inflight_bytes // (2 * settings.max_message_bytes)))
         self.comment_seconds = settings.rest_comment_seconds
 
