@@ -173,4 +173,4 @@ def for_callers(error: Failure | None) -> TriviumError:
         return Unavailable(
             "the core can't be reached", retry_after=(error and error.retry_after) or _RETRY_AFTER_SECONDS
         )
-    return type(error)(error.detail, field=error.field, retry_after=error.retry_after)
+    return error.bare()
