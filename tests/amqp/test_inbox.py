@@ -24,11 +24,13 @@ from core.settings import Settings
 from core.stores.sqlite import SqliteLog
 from tests.amqp.conftest import acknowledged, take, until, until_state
 from tests.amqp.services import Scripted
+from tests.core.opening import alive
 from transports.amqp import items, mapping
 from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.fates import FATES
 from transports.amqp.inbox import Inbox
+from transports.amqp.items import Item
 from transports.amqp.topology import Topology
 from transports.amqp.window import Window
 
@@ -270,6 +272,29 @@ async def test_a_message_that_fails_its_batch_costs_the_others_nothing(
     assert (dead.body, dead.headers["x-trivium-error-code"]) == (b"other", "conflict")
     assert str(dead.headers["x-trivium-error-detail"]).startswith("id: ")
     assert scripted.batches == [1, 5, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize(("key", "properties", "body"), [case[1:4] for case in DEAD])
+async def test_nothing_of_a_dead_letter_waits_for_a_collection(
+    held: Inbox,
+    scripted: Scripted,
+    client: AbstractChannel,
+    names: Topology,
+    key: str,
+    properties: dict[str, Any],
+    body: bytes,
+) -> None:
+    """Alone or in a batch: a collection comes seldom, and gibibytes of large messages could wait for it."""
+    before = alive(Item), alive(TriviumError)
+    bad = Message(body, **{"headers": {}, **properties})
+    async with batch(held, scripted, client, names):
+        await send(client, names, "orders", Message(b"good", message_id="taken"), *numbered(3))
+        await send(client, names, key, bad)
+    await take(client, names.dead)
+    await send(client, names, key, bad)
+    await take(client, names.dead)
+    await until(lambda: (alive(Item), alive(TriviumError)) == before)
 
 
 TRACE = {"headers": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}

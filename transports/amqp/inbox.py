@@ -182,7 +182,7 @@ class Inbox:
         try:
             return self._gate.vouched(item.user).service.publish(item.topic, messages)
         except TriviumError as error:
-            return error
+            return error.bare()
         except Exception:  # the boundary of one message
             log.exception("a message could not be published")
             return Internal("the message could not be published")
@@ -222,7 +222,7 @@ async def _outcome(answer: Future[Any]) -> Outcome:
     try:
         await answer
     except TriviumError as error:
-        return error
+        return error.with_traceback(None)  # `answer` keeps it, it would keep `answer`
     except Exception:  # the boundary of one message
         log.exception("a message could not be published")
         return Internal("the message could not be published")

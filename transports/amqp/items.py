@@ -29,7 +29,7 @@ class Item:
             self.user = found.user_id
             self.message = message_of(found, delivery.body)
         except TriviumError as error:
-            self.message = error
+            self.message = error.bare()
         except Exception:  # the boundary of one message: else it would come again for ever, and all others wait
             log.exception("a message could not be read")
             self.message = Internal("the message could not be read")
