@@ -18,6 +18,7 @@ from cloudevents.core.v1.event import CloudEvent
 from core.errors import Internal, Overloaded, TriviumError, Unavailable
 from core.gate import OpenGate
 from core.health import Health, State
+from core.limits import Limits
 from core.messages import StoredMessage
 from core.service import LocalService
 from core.settings import Settings
@@ -136,6 +137,7 @@ DEAD = [
     ("invalid_argument", "", {}, b"x", "topic"),
     ("conflict", "orders", {"message_id": "taken"}, b"other", "id"),
     ("too_large", "orders", {}, b"x" * (1024 * 1024 + 1), "data"),
+    ("too_large", "orders", {"content_type": "application/cloudevents+json"}, b"[" * (8 * 1024 * 1024 + 1), "body"),
     ("unsupported_media_type", "orders", {"content_encoding": "gzip"}, b"x", "content_encoding"),
 ]
 
@@ -389,10 +391,10 @@ async def test_a_message_that_can_not_be_read_does_not_come_for_ever(
 ) -> None:
     """A defect of what reads it makes one dead letter, and the others are stored."""
 
-    def read(found: Any, body: bytes) -> Any:
+    def read(found: Any, body: bytes, limits: Limits) -> Any:
         if body == b"1":
             raise RecursionError
-        return mapping.message_of(found, body)
+        return mapping.message_of(found, body, limits)
 
     monkeypatch.setattr(items, "message_of", read)
     await send(client, names, "orders", *numbered(3))

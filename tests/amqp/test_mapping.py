@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import BasicProperties
 
-from core.errors import InvalidArgument, TriviumError, UnsupportedMediaType
+from core.errors import InvalidArgument, TooLarge, TriviumError, UnsupportedMediaType
 from core.limits import MAX_OFFSET, Limits
 from core.messages import Message, StoredMessage, new_message, same_content
 from transports.amqp import mapping, properties
@@ -46,7 +46,7 @@ messages = st.builds(
 
 
 def read(body: bytes = b"", **fields: Any) -> Message:
-    return mapping.message_of(properties.decode(b"".join(BasicProperties(**fields).encode())), body)
+    return mapping.message_of(properties.decode(b"".join(BasicProperties(**fields).encode())), body, Limits())
 
 
 @given(messages)
@@ -54,7 +54,7 @@ def test_what_is_relayed_reads_as_it_was(message: Message) -> None:
     """All attributes and the data come through; the time is the stored one."""
     Limits().check(message)
     stored = StoredMessage("topic", 7, message.time or NOW, message)
-    again = mapping.message_of(properties.decode(mapping.properties_of(stored)), message.data)
+    again = mapping.message_of(properties.decode(mapping.properties_of(stored)), message.data, Limits())
     assert same_content(again, message)
     assert again.time == stored.time
     assert again.attributes == message.attributes
@@ -66,7 +66,7 @@ def test_the_longest_attributes_are_relayed() -> None:
     message = new_message(b"", id=longest, source=longest, type=longest, subject=longest, key=longest)
     Limits().check(message)
     found = properties.decode(mapping.properties_of(StoredMessage("t" * 200, MAX_OFFSET, NOW, message)))
-    assert same_content(mapping.message_of(found, b""), message)
+    assert same_content(mapping.message_of(found, b"", Limits()), message)
     assert found.headers[mapping.TOPIC_HEADER] == "t" * 200
     assert found.headers[mapping.OFFSET_HEADER] == MAX_OFFSET
     assert found.headers["ce-specversion"] == "1.0"
@@ -187,11 +187,20 @@ def test_what_the_door_does_not_take(fields: dict[str, Any]) -> None:
         read(**fields)
 
 
+def test_a_large_event_is_refused_unread() -> None:
+    """One that no message can be; RabbitMQ takes bodies of 128 MiB, which take longer to read than a heartbeat."""
+    escaped = rb'{"specversion":"1.0","id":"1","source":"s","type":"t","datacontenttype":"text/plain","data":"%s"}'
+    whole = read(escaped % (rb"\u0001" * (Limits().message_bytes - 100)), content_type="application/cloudevents+json")
+    Limits().check(whole)
+    with pytest.raises(TooLarge, match="at most 8388608 in an event"):
+        read(b"[" * (8 * 1024 * 1024 + 1), content_type="application/cloudevents+json")
+
+
 @given(st.binary(max_size=100), st.binary(max_size=100))
 def test_nothing_else_is_raised(raw: bytes, body: bytes) -> None:
     """Whatever comes is a message or one of our errors."""
     with suppress(TriviumError):
-        mapping.message_of(properties.decode(raw), body)
+        mapping.message_of(properties.decode(raw), body, Limits())
 
 
 @pytest.mark.parametrize("mode", [to_binary, to_structured])

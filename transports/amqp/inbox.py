@@ -57,7 +57,7 @@ class Inbox:
         self._taken = 0
         self._window = Window()
         self._prefetch = settings.amqp_prefetch
-        self._batch_messages = settings.limits.batch_messages
+        self._limits = settings.limits
         self._rated = settings.rates.bounded  # each message counts as a request
         self._health = health
         self._dead_letters = DeadLetters(broker, settings, "inbox")
@@ -111,13 +111,13 @@ class Inbox:
         began()
         while not window.spent:
             self._wake.clear()
-            batch = [] if self._stop.is_set() else window.take(self._batch_messages)
+            batch = [] if self._stop.is_set() else window.take(self._limits.batch_messages)
             if not batch:
                 await self._wake.wait()
                 continue
             self._idle.clear()
             try:
-                await self._store(channel, [Item(delivery) for delivery in batch])
+                await self._store(channel, [Item(delivery, self._limits) for delivery in batch])
             finally:
                 self._idle.set()
             window.release(batch)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import structlog
 
 from core.errors import Internal, TriviumError
+from core.limits import Limits
 from core.messages import Message
 from core.telemetry.propagation import carries_trace
 from transports.amqp import properties
@@ -19,7 +20,7 @@ class Item:
 
     __slots__ = ("attempts", "delivery", "message", "user")
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, limits: Limits) -> None:
         self.delivery = delivery
         self.attempts = 0
         self.user: str | None = None
@@ -27,7 +28,7 @@ class Item:
         try:
             found = properties.decode(delivery.properties)
             self.user = found.user_id
-            self.message = message_of(found, delivery.body)
+            self.message = message_of(found, delivery.body, limits)
         except TriviumError as error:
             self.message = error.bare()
         except Exception:  # the boundary of one message: else it would come again for ever, and all others wait

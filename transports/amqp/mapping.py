@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from core.errors import InvalidArgument, UnsupportedMediaType
-from core.limits import media_type
+from core.errors import InvalidArgument, TooLarge, UnsupportedMediaType
+from core.limits import Limits, media_type
 from core.messages import TRACE_ATTRIBUTES, Message, StoredMessage
 from transports import cloudevents
 from transports.amqp import properties
@@ -14,6 +14,8 @@ OFFSET_HEADER = "x-trivium-offset"
 _PREFIX = "ce-"
 _CONTENT_TYPE = "datacontenttype"
 _ENVELOPES = "application/cloudevents"
+#: An event in JSON takes up to so many times the bytes of its message: an escape has six for one.
+_EVENT_TIMES = 8
 #: Encodings that leave the bytes as they are; some clients name a charset or kind here.
 _PLAIN_ENCODINGS = frozenset({"identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "7bit", "8bit"})
 
@@ -73,11 +75,12 @@ def _optional(message: Message) -> bytes:
     return properties.table(headers)
 
 
-def message_of(found: Properties, body: bytes) -> Message:
+def message_of(found: Properties, body: bytes, limits: Limits) -> Message:
     """The message that a producer meant.
 
-    `ce-*` headers win over properties, these over what is filled in. Raises `InvalidArgument` or
-    `UnsupportedMediaType` and nothing else; limits are judged when it is published.
+    `ce-*` headers win over properties, these over what is filled in. Raises `InvalidArgument`,
+    `UnsupportedMediaType` or `TooLarge` and nothing else. Limits are judged when it is published, except for an event
+    that would take long to read.
     """
     attributes = _attributes(found)
     content_type = attributes.pop(_CONTENT_TYPE, found.content_type)
@@ -85,6 +88,9 @@ def message_of(found: Properties, body: bytes) -> Message:
         raise UnsupportedMediaType("the body must not be encoded (compressed)", field="content_encoding")
     media = "" if content_type is None else media_type(content_type)
     if media == cloudevents.STRUCTURED:
+        most = _EVENT_TIMES * limits.message_bytes
+        if len(body) > most:
+            raise TooLarge(f"{len(body)} bytes, at most {most} in an event", field="body")
         return cloudevents.decode_event(body)
     if media.startswith(_ENVELOPES):
         raise UnsupportedMediaType(
