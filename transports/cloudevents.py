@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from core.errors import InvalidArgument, TriviumError
-from core.limits import check_json, is_json, is_text
+from core.limits import Limits, check_json, is_json, is_text
 from core.messages import NO_ATTRIBUTES, Message, StoredMessage, new_message
 
 SPECVERSION = "1.0"
@@ -94,6 +94,8 @@ def message_of(attributes: Mapping[str, str], data: bytes, content_type: str | N
 
 
 _OWN_FIELDS = frozenset({"specversion", "id", "source", "type", "subject", "time", "partitionkey", "topic", "offset"})
+#: Of an event in JSON, beside extensions.
+_OWN_MEMBERS = _OWN_FIELDS | {"datacontenttype", "data", "data_base64"}
 
 
 def require(attributes: Mapping[str, str], names: Iterable[str]) -> None:
@@ -120,19 +122,22 @@ def attributes_of(stored: StoredMessage) -> dict[str, str]:
     return {**found, **message.attributes}
 
 
-def decode_event(body: bytes) -> Message:
-    """A message from a structured event. Raises `InvalidArgument`, naming the member at fault."""
+def decode_event(body: bytes, limits: Limits) -> Message:
+    """A message from a structured event. Raises `InvalidArgument`, naming the member at fault.
+
+    Of `limits`, only what bounds the time that this takes is judged here.
+    """
     check_json(body, "body")
-    return _decode_members(body)
+    return _decode_members(body, limits)
 
 
-def decode_batch(body: bytes) -> list[Message]:
+def decode_batch(body: bytes, limits: Limits) -> list[Message]:
     """Messages from a JSON batch. Raises `InvalidArgument`, naming index and member."""
     try:
         body.decode()  # msgspec.Raw lets invalid UTF-8 through
         events = _plain_batch.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return _decode_any_batch(body)
+        return _decode_any_batch(body, limits)
     messages: list[Message] = []
     for index, event in enumerate(events):
         try:
@@ -142,22 +147,22 @@ def decode_batch(body: bytes) -> list[Message]:
     return messages
 
 
-def _decode_any_batch(body: bytes) -> list[Message]:
+def _decode_any_batch(body: bytes, limits: Limits) -> list[Message]:
     """As `decode_batch`, for events of any kind; what is wrong is told here."""
     check_json(body, "body")
     try:
         elements = _elements.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidArgument("must be a JSON array of CloudEvents", field="body") from error
-    return decode_elements(elements)
+    return decode_elements(elements, limits)
 
 
-def decode_elements(elements: Sequence[Raw], *, required: Iterable[str] = REQUIRED) -> list[Message]:
+def decode_elements(elements: Sequence[Raw], limits: Limits, *, required: Iterable[str] = REQUIRED) -> list[Message]:
     """Messages from the elements of an array whose JSON was checked. Raises as `decode_batch`."""
     messages = []
     for index, element in enumerate(elements):
         try:
-            messages.append(_decode_members(element, required))
+            messages.append(_decode_members(element, limits, required))
         except TriviumError as error:
             raise error.within(f"messages[{index}]") from error
     return messages
@@ -283,11 +288,11 @@ def format_time(time: datetime) -> str:
     return f"{time.isoformat().removesuffix('+00:00')}Z"
 
 
-def _decode_members(body: bytes | Raw, required: Iterable[str] = REQUIRED) -> Message:
+def _decode_members(body: bytes | Raw, limits: Limits, required: Iterable[str] = REQUIRED) -> Message:
     try:
         event = _plain.decode(body)
     except (msgspec.ValidationError, RecursionError):  # it is of another kind, or wrong, which then says where
-        return _decode_any(body, required)
+        return _decode_any(body, limits, required)
     return _message_of_plain(event)
 
 
@@ -312,13 +317,15 @@ def _message_of_plain(event: _Plain, before: Message | None = None) -> Message:
     )
 
 
-def _decode_any(body: bytes | Raw, required: Iterable[str]) -> Message:
+def _decode_any(body: bytes | Raw, limits: Limits, required: Iterable[str]) -> Message:
     try:
         members = _members.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidArgument("must be a JSON object", field="body") from error
     except RecursionError as error:  # `check_json` went as deep from fewer calls
         raise InvalidArgument("nests too deeply to be read as JSON", field="body") from error
+    if len(members) > limits.extensions + len(_OWN_MEMBERS):
+        raise InvalidArgument(f"must be at most {limits.extensions}", field="attributes")
     data = members.pop("data", UNSET)
     encoded = members.pop("data_base64", UNSET)
     attributes = {}

@@ -140,6 +140,7 @@ PUBLISHES: list[tuple[tuple[int, str], str, Any, bytes]] = [
     (INVALID, "count", STRUCTURED, _event(count=1.5)),
     (INVALID, "list", STRUCTURED, _event(list=[1])),
     (INVALID, "attributes['Count']", STRUCTURED, _event(Count=1)),
+    (INVALID, "attributes", STRUCTURED, _event(**{f"x{number}": [] for number in range(50)})),  # counted before read
     (INVALID, "time", STRUCTURED, _event(time="noon")),
     (INVALID, "data", STRUCTURED, _event(data="x", data_base64="eA==")),
     (INVALID, "data", STRUCTURED, _event(datacontenttype="text/plain", data={"a": 1})),

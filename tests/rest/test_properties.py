@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -88,9 +89,9 @@ PLAIN = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
 def test_plain_events_are_read_as_all_others(members: dict[str, Any]) -> None:
     """The short way that most events take ends as the long one does: with the same message, or the same error."""
     found: list[Any] = []
-    for decode in (cloudevents.decode_event, lambda body: cloudevents._decode_any(body, cloudevents.REQUIRED)):
+    for decode in (cloudevents.decode_event, partial(cloudevents._decode_any, required=cloudevents.REQUIRED)):
         try:
-            found.append(decode(msgspec.json.encode(members)))
+            found.append(decode(msgspec.json.encode(members), LIMITS))
         except InvalidArgument as error:
             found.append((error.field, error.detail))
     assert found[0] == found[1]
@@ -102,11 +103,11 @@ def test_batches_are_read_as_their_events_are_alone(events: list[dict[str, Any]]
     expected: Any = []
     try:
         for event in events:
-            expected.append(cloudevents._decode_any(msgspec.json.encode(event), cloudevents.REQUIRED))
+            expected.append(cloudevents._decode_any(msgspec.json.encode(event), LIMITS, cloudevents.REQUIRED))
     except InvalidArgument as error:
         expected = (f"messages[{len(expected)}].{error.field}", error.detail)
     try:
-        found: Any = cloudevents.decode_batch(msgspec.json.encode(events))
+        found: Any = cloudevents.decode_batch(msgspec.json.encode(events), LIMITS)
     except InvalidArgument as error:
         found = (error.field, error.detail)
     assert found == expected
@@ -117,18 +118,20 @@ def test_a_batch_that_is_not_utf8_is_refused(data: bytes) -> None:
     """Also where its data would be kept as it came."""
     event = msgspec.json.encode(PLAIN)[:-1] + b',"data":' + data + b"}"
     with pytest.raises(InvalidArgument, match="must be UTF-8") as caught:
-        cloudevents.decode_batch(b"[" + event + b"]")
+        cloudevents.decode_batch(b"[" + event + b"]", LIMITS)
     assert caught.value.field == "body"
 
 
-@pytest.mark.parametrize("decode", [cloudevents.decode_event, lambda body: cloudevents.decode_batch(b"[%b]" % body)])
-def test_data_of_any_depth_is_taken_or_refused(decode: Callable[[bytes], Any]) -> None:
+@pytest.mark.parametrize(
+    "decode", [cloudevents.decode_event, lambda body, limits: cloudevents.decode_batch(b"[%b]" % body, limits)]
+)
+def test_data_of_any_depth_is_taken_or_refused(decode: Callable[[bytes, Limits], Any]) -> None:
     """At no depth is it another error, by which a message of RabbitMQ would come again and again."""
     event = msgspec.json.encode(PLAIN | {"ext": "x"})
 
     def is_taken(depth: int) -> bool:
         try:
-            decode(b'%b,"data":%b%b}' % (event[:-1], b"[" * depth, b"]" * depth))
+            decode(b'%b,"data":%b%b}' % (event[:-1], b"[" * depth, b"]" * depth), LIMITS)
         except InvalidArgument as error:
             assert "deeply" in str(error)  # noqa: PT017 - one of many depths
             return False

@@ -91,7 +91,7 @@ def message_of(found: Properties, body: bytes, limits: Limits) -> Message:
         most = _EVENT_TIMES * limits.message_bytes
         if len(body) > most:
             raise TooLarge(f"{len(body)} bytes, at most {most} in an event", field="body")
-        return cloudevents.decode_event(body)
+        return cloudevents.decode_event(body, limits)
     if media.startswith(_ENVELOPES):
         raise UnsupportedMediaType(
             f"a CloudEvent in a message of its own must be {cloudevents.STRUCTURED}", field="content_type"

@@ -75,7 +75,7 @@ class Operations:
 
     async def _publish(self, service: MessageService, request: Request) -> bytes:
         elements = _required(request.messages, "messages")
-        messages = propagate(cloudevents.decode_elements(elements, required=()), self._limits)
+        messages = propagate(cloudevents.decode_elements(elements, self._limits, required=()), self._limits)
         return documents.batch_document(await service.publish(_required(request.topic, "topic"), messages))
 
     async def _get_message(self, service: MessageService, request: Request) -> bytes:

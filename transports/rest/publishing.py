@@ -37,9 +37,9 @@ def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[Sequ
     attributes = _ce_headers(request)
     form = None if "specversion" in attributes else _event_form(kind)
     if form == BATCH:
-        messages = decode_batch(request.body)
+        messages = decode_batch(request.body, limits)
     elif form == STRUCTURED:
-        messages = [decode_event(request.body)]
+        messages = [decode_event(request.body, limits)]
     else:
         messages = [_one(request, attributes, kind)]
     return _with_context(messages, key, limits), form == BATCH
