@@ -132,12 +132,13 @@ def decode_event(body: bytes, limits: Limits) -> Message:
 
 
 def decode_batch(body: bytes, limits: Limits) -> list[Message]:
-    """Messages from a JSON batch. Raises `InvalidArgument`, naming index and member."""
+    """Messages from a JSON batch. Raises `InvalidArgument`, naming index and member, or `TooLarge` for too many."""
     try:
         body.decode()  # msgspec.Raw lets invalid UTF-8 through
         events = _plain_batch.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return _decode_any_batch(body, limits)
+    limits.check_count(len(events))
     messages: list[Message] = []
     for index, event in enumerate(events):
         try:
@@ -159,6 +160,7 @@ def _decode_any_batch(body: bytes, limits: Limits) -> list[Message]:
 
 def decode_elements(elements: Sequence[Raw], limits: Limits, *, required: Iterable[str] = REQUIRED) -> list[Message]:
     """Messages from the elements of an array whose JSON was checked. Raises as `decode_batch`."""
+    limits.check_count(len(elements))
     messages = []
     for index, element in enumerate(elements):
         try:

@@ -159,6 +159,7 @@ async def test_list_topics(caller: Caller, service: LocalService) -> None:
         ("Publish", {"topic": "t", "messages": [{}, 5]}, "invalid_argument", "messages[1].body"),
         ("Publish", {"topic": "t", "messages": [{"id": "1"}, {"id": "1", "type": "x"}]}, "conflict", "messages[1].id"),
         ("Publish", {"topic": "t", "messages": [{}] * 1001}, "too_large", "messages"),
+        ("Publish", {"topic": "t", "messages": [5] * 1001}, "too_large", "messages"),  # counted before read
     ],
 )
 async def test_errors_are_problem_documents(

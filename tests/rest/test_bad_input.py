@@ -152,6 +152,8 @@ PUBLISHES: list[tuple[tuple[int, str], str, Any, bytes]] = [
     (INVALID, "messages[0].body", BATCH, b"[1]"),
     (INVALID, "messages[1].source", BATCH, b"[%b, %b]" % (_event(), _event(id="2", source=None))),
     (TOO_LARGE, "messages", BATCH, b"[%b]" % b",".join([_event()] * 1001)),
+    (TOO_LARGE, "messages", BATCH, b"[%b]" % b",".join([_event(data_base64="?")] * 1001)),  # counted before read
+    (TOO_LARGE, "messages", BATCH, b"[%b]" % b",".join([b"{}"] * 1001)),
     (TOO_LARGE, "messages", BATCH, b"[%b]" % b",".join(_event(id=str(one), data="x" * 900_000) for one in range(5))),
     # types and encodings
     (UNSUPPORTED, "content-encoding", {"content-encoding": "gzip"}, b"x"),
