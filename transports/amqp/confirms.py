@@ -36,7 +36,8 @@ class Confirms:
     """Publishes on a channel and settles a future per message, without a task or a timer for each.
 
     A message that no queue takes is returned *and then acknowledged*; the Return counts. It tells no delivery
-    tag, so messages that shall be returned carry a `key`, which `key_of` finds again in the Return.
+    tag, so messages that shall be returned carry a `key`, which `key_of` finds again in the Return. Of several that
+    have the same, any may be meant, so all fail: one that is taken for routed would be lost.
     """
 
     def __init__(
@@ -97,9 +98,10 @@ class Confirms:
 
     def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
         key = self._key_of(method.routing_key, properties)
-        # the first that has this key: looked for here, since few messages are returned and all would have to be indexed
-        tag = None if key is None else next((tag for tag, (_, one) in self._open.items() if one == key), None)
-        if tag is not None:
+        if key is None:
+            return
+        # looked for here, since few messages are returned and all would have to be indexed
+        for tag in [tag for tag, (_, one) in self._open.items() if one == key]:
             self._settle(tag, Unroutable(f"no queue takes it: {method.reply_code} {method.reply_text}"), "return")
 
     def _settle(self, tag: int, failure: Undeliverable | None, how: str) -> None:

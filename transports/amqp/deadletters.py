@@ -69,7 +69,7 @@ class DeadLetters:
 
     @staticmethod
     def _key_of(_routing_key: str, _raw: bytes) -> Hashable:
-        """All have one key: which of them is returned does not matter, since all go to the same queue."""
+        """All have one key: they go to the same queue, so if one is returned, most are, and all are sent again."""
         return 0
 
 
