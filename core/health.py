@@ -23,7 +23,8 @@ ADVICE: Mapping[str, str] = {
     "store": "Publishing is refused, reading goes on. Free space on the disk of --data-dir, or see what slows it down.",
     "broker": "REST and gRPC go on; what is published waits in the log and is relayed later. "
     "See that RabbitMQ runs, has memory and disk, and is the one of --amqp-url.",
-    "inbox": "Messages wait in RabbitMQ, in their order, and are taken once the store takes them.",
+    "inbox": "Messages wait in RabbitMQ, in their order, and are taken once the store takes them. "
+    "Those that can never be stored wait until RabbitMQ takes dead letters; the others go on.",
     "relay": "Messages wait in the log, in their order.",
     "core": "Publishing is refused, and last answers are repeated for a while. "
     "See that the core runs, and that its addresses are those of --core.",

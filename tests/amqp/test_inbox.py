@@ -428,7 +428,7 @@ async def test_a_deleted_queue_is_made_again(
     await send(client, names, "orders", *numbered(1))
     await stored(log, "orders", 1)
     await client.queue_delete(names.inbox)
-    await until_consumed(client, names.inbox)
+    await until_declared(client, names.inbox, consumers=1)
     await send(client, names, "orders", *numbered(1, start=1))
     await stored(log, "orders", 2)
 
@@ -441,6 +441,7 @@ async def test_a_deleted_dead_letter_queue_is_made_again(
     await send(client, names, "no topic", Message(b"bad"))
     await send(client, names, "orders", Message(b"good"))
     await stored(log, "orders", 1)
+    await until_declared(client, names.dead)
     [dead] = await take(client, names.dead)
     assert dead.body == b"bad"
 
@@ -486,7 +487,7 @@ def test_every_error_has_a_fate() -> None:
     assert set(FATES) == set(TriviumError.__subclasses__())
 
 
-async def until_consumed(client: AbstractChannel, queue: str) -> None:
+async def until_declared(client: AbstractChannel, queue: str, consumers: int = 0) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
@@ -494,5 +495,5 @@ async def until_consumed(client: AbstractChannel, queue: str) -> None:
             except ChannelNotFoundEntity:
                 await client.reopen()
                 continue
-            if declared.declaration_result.consumer_count:
+            if (declared.declaration_result.consumer_count or 0) >= consumers:
                 return

@@ -10,6 +10,7 @@ import aio_pika
 import msgspec
 import pytest
 from aio_pika import Message
+from aio_pika.abc import AbstractChannel
 
 from core.gate import OpenGate
 from core.health import Health, State
@@ -17,7 +18,7 @@ from core.messages import StoredMessage, new_message
 from core.ports import MessageService, SystemClock, Undeliverable, Unroutable
 from core.settings import Settings
 from core.stores.sqlite import SqliteLog
-from tests.amqp.conftest import Aside, clean_up, take, until, until_state
+from tests.amqp.conftest import Aside, acknowledged, clean_up, take, until, until_state
 from tools.rabbitmq import Node
 from transports.amqp.channel import Channel, ChannelLost
 from transports.amqp.connection import Broker
@@ -268,6 +269,38 @@ async def test_the_inbox_drains_its_queue_during_an_alarm(
             async with Inbox(broker, OpenGate(service, settings), settings, health):
                 await in_order(log, 2000)
     await clean_up(settings)
+
+
+async def test_a_dead_letter_that_waits_does_not_keep_the_others(
+    node: Node,
+    settings: Settings,
+    names: Topology,
+    health: Health,
+    log: SqliteLog,
+    service: MessageService,
+    client: AbstractChannel,
+    aside: Aside,
+) -> None:
+    """During an alarm it can't be buried: what is queued behind it is stored and acknowledged all the same."""
+    async with Broker(settings, health) as broker:
+        publisher = PikaPublisher(broker, settings)
+        await publisher.ready()
+        await until_state(health, "broker", State.OK)
+        exchange = await client.get_exchange(names.inbox, ensure=False)
+        await exchange.publish(Message(b"bad"), "no topic")
+        await produce(settings, names, 200)
+        async with alarm(node, aside):
+            publisher.publish(message()).add_done_callback(Future.exception)
+            await until_state(health, "broker", State.DEGRADED, "low on memory")
+            async with Inbox(broker, OpenGate(service, settings), settings, health):
+                await in_order(log, 200)
+                await until_state(health, "inbox", State.DEGRADED, "does not take dead letters")
+        async with Inbox(broker, OpenGate(service, settings), settings, health) as inbox:
+            [dead] = await take(client, names.dead)
+            assert dead.body == b"bad"
+            await until_state(health, "inbox", State.OK)
+        assert inbox._taken == 1
+        await acknowledged(client, names.inbox)
 
 
 def message() -> StoredMessage:

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -19,6 +19,7 @@ from core.telemetry import vocabulary
 from core.telemetry.figures import Figure
 from core.telemetry.meter import OK, Meter
 from core.telemetry.metrics import bound
+from transports.amqp.burials import Burials
 from transports.amqp.channel import Channel
 from transports.amqp.connection import Broker
 from transports.amqp.deadletters import DeadLetters
@@ -44,6 +45,8 @@ Outcome: TypeAlias = TriviumError | None
 class Inbox:
     """Takes what waits as one batch, and acknowledges it after the commit, before it takes the next.
 
+    What can never be stored goes to the dead letters meanwhile, and is acknowledged once it is there.
+
     All of a batch is handed over in one turn of the loop, so it is committed as one: of several that can't be
     stored now, none is, and the order holds when they are tried again. A batch from one sender to one topic is one
     publication, which takes a sixth less CPU than one for each message.
@@ -63,6 +66,8 @@ class Inbox:
         self._dead_letters = DeadLetters(broker, settings, "inbox")
         self._backoff = Backoff(_LONGEST_PAUSE_SECONDS)
         self._pauses = 0  # since something went well
+        self._stuck = self._unburied = ""  # what the check tells
+        self._burials: Burials | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,7 +83,7 @@ class Inbox:
     ) -> None:
         """Finish what is in hand and acknowledge it; the rest stays with RabbitMQ."""
         self._stop.set()
-        await _within(_FINISH_SECONDS, self._idle)
+        await _within(_FINISH_SECONDS, self._finish())
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -99,7 +104,7 @@ class Inbox:
             await self._broker.intake.serve("inbox", self._session)
 
     async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
-        """Returns when a fresh channel is due, everything that it took being acknowledged."""
+        """Returns when a fresh channel is due, everything that it took being acknowledged, or too long in being buried."""
         window = self._window = Window()
 
         def receive(delivery: Delivery) -> None:
@@ -109,21 +114,23 @@ class Inbox:
 
         await channel.consume(self._broker.topology.inbox, self._prefetch, receive)
         began()
-        while not window.spent:
-            self._wake.clear()
-            batch = [] if self._stop.is_set() else window.take(self._limits.batch_messages)
-            if not batch:
-                await self._wake.wait()
-                continue
-            self._idle.clear()
-            try:
-                await self._store(channel, [Item(delivery, self._limits) for delivery in batch])
-            finally:
-                self._idle.set()
-            window.release(batch)
+        async with Burials(channel, window, self._dead_letters, self._tell_unburied) as burials:
+            self._burials = burials
+            while not window.spent:
+                self._wake.clear()
+                batch = [] if self._stop.is_set() else window.take(self._limits.batch_messages)
+                if not batch:
+                    await self._wake.wait()
+                    continue
+                self._idle.clear()
+                try:
+                    await self._store(burials, [Item(delivery, self._limits) for delivery in batch])
+                finally:
+                    self._idle.set()
+            await _within(_FINISH_SECONDS, burials.finished.wait())
 
-    async def _store(self, channel: Channel, items: Sequence[Item]) -> None:
-        """Get every item stored or buried, in order. After a defect of ours, one by one."""
+    async def _store(self, burials: Burials, items: Sequence[Item]) -> None:
+        """Get every item stored or on its way to the dead letters, in order. After a defect of ours, one by one."""
         alone = False
         while items:
             begun = perf_counter()
@@ -131,7 +138,7 @@ class Inbox:
             for code, times in Counter(OK if one is None else one.code for one in outcomes).items():
                 self._counted.ended(code, begun, times=times)
             settled = next((at for at, outcome in enumerate(outcomes) if not _is_final(outcome)), len(outcomes))
-            await self._settle(channel, items[:settled], outcomes)
+            burials.settle([(item.delivery, outcome) for item, outcome in zip(items[:settled], outcomes, strict=False)])
             items = items[settled:]
             if settled == len(outcomes):
                 self._goes_on()
@@ -141,7 +148,7 @@ class Inbox:
                 alone = True
                 items[0].attempts += 1
                 if items[0].attempts == _INTERNAL_ATTEMPTS:
-                    await self._settle(channel, items[:1], [stuck])
+                    burials.settle([(items[0].delivery, stuck)])
                     items = items[1:]
                     continue
             await self._pause(stuck)
@@ -187,31 +194,34 @@ class Inbox:
             log.exception("a message could not be published")
             return Internal("the message could not be published")
 
-    async def _settle(self, channel: Channel, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
-        """Acknowledge what is stored, bury what never can be, then acknowledge that."""
-        if not items:
-            return
-        failed = [(item, outcome) for item, outcome in zip(items, outcomes, strict=False) if outcome is not None]
-        if failed:
-            first, reason = failed[0]
-            if first is not items[0]:
-                channel.ack(first.delivery.tag - 1, multiple=True)
-            log.warning("messages go to the dead letters", n=len(failed), code=reason.code, first=str(reason))
-            await self._dead_letters.bury([(item.delivery, outcome) for item, outcome in failed])
-        channel.ack(items[-1].delivery.tag, multiple=True)
+    async def _finish(self) -> None:
+        await self._idle.wait()
+        if self._burials is not None:
+            await self._burials.finished.wait()
 
     async def _pause(self, reason: Outcome) -> None:
         self._pauses += 1
         if self._pauses == _NORMAL_PAUSES:
-            self._health.report("inbox", State.DEGRADED, f"messages wait in RabbitMQ: {reason}")
+            self._stuck = f"messages wait in RabbitMQ: {reason}"
+            self._report()
         asked = 0.0 if reason is None else reason.retry_after or 0.0
-        await _within(max(asked, self._backoff.seconds()), self._stop)
+        await _within(max(asked, self._backoff.seconds()), self._stop.wait())
 
     def _goes_on(self) -> None:
         if self._pauses:
             self._pauses = 0
             self._backoff.reset()
-            self._health.report("inbox", State.OK)
+            self._stuck = ""
+            self._report()
+
+    def _tell_unburied(self, problem: str) -> None:
+        if problem != self._unburied:
+            self._unburied = problem
+            self._report()
+
+    def _report(self) -> None:
+        problems = "; ".join(filter(None, (self._stuck, self._unburied)))
+        self._health.report("inbox", State.DEGRADED if problems else State.OK, problems)
 
 
 def _is_final(outcome: Outcome) -> bool:
@@ -229,9 +239,9 @@ async def _outcome(answer: Future[Any]) -> Outcome:
     return None
 
 
-async def _within(seconds: float, event: asyncio.Event) -> None:
+async def _within(seconds: float, condition: Awaitable[Any]) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            await condition
     except TimeoutError:
         return

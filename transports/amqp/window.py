@@ -1,6 +1,7 @@
 """What is held of a queue: RabbitMQ bounds it in messages, by the prefetch; this bounds it in bytes."""
 
 from collections import deque
+from collections.abc import Sequence
 
 from transports.amqp.frames import Delivery
 
@@ -8,7 +9,7 @@ from transports.amqp.frames import Delivery
 MOST_BYTES = 64 * 1024 * 1024
 #: Decoding a batch of this much JSON takes some 10 ms, in which the loop does nothing else. It leaves room for the
 #: message that passes it, and for attributes, in what a batch may be at most (4 MiB if not set otherwise).
-_BATCH_BYTES = 2 * 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 
 
 class Window:
@@ -28,7 +29,7 @@ class Window:
 
     def receive(self, delivery: Delivery) -> None:
         """A first delivery is kept, whatever its size."""
-        size = _size(delivery)
+        size = size_of(delivery)
         if self._overflowed or (self.bytes and self.bytes + size > self._most_bytes):
             self._overflowed = True
             return
@@ -39,13 +40,13 @@ class Window:
         """The oldest deliveries, so many unless that would hold up the loop. They count as held until `release`."""
         batch: list[Delivery] = []
         size = 0
-        while self._waiting and len(batch) < most and size < _BATCH_BYTES:
+        while self._waiting and len(batch) < most and size < BATCH_BYTES:
             batch.append(self._waiting.popleft())
-            size += _size(batch[-1])
+            size += size_of(batch[-1])
         return batch
 
-    def release(self, batch: list[Delivery]) -> None:
-        self.bytes -= sum(map(_size, batch))
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        self.bytes -= sum(map(size_of, deliveries))
 
     @property
     def spent(self) -> bool:
@@ -53,6 +54,6 @@ class Window:
         return self._overflowed and not self._waiting
 
 
-def _size(delivery: Delivery) -> int:
+def size_of(delivery: Delivery) -> int:
     """Headers count too: a message may have a frame full of them (128 KiB) and no body."""
     return len(delivery.properties) + len(delivery.body)
