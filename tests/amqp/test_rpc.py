@@ -248,6 +248,20 @@ async def test_calls_at_once_are_bounded(
             assert [(await answer).type for answer in [*reads, late]] == ["ReadMessages"] * 3 + ["GetData"]
 
 
+async def test_calls_at_once_are_bounded_in_bytes(
+    caller: Caller, service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that finds no room is turned away; a large one alone has room, and what is answered makes room."""
+    monkeypatch.setattr("transports.amqp.rpc._MOST_BYTES", 1000)
+    waiting = await caller.send("ReadMessages", b'{"topic": "t", "wait": 60}'.ljust(2000))
+    await until(lambda: service.streams == 1)
+    assert problem(await caller.ask_raw("GetData", b"{}"))["code"] == "overloaded"
+    await service.publish("t", [new_message(b"")])
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert (await waiting).type == "ReadMessages"
+    assert (await caller.ask_raw("GetData", b"{}".ljust(2000))).type == "GetData"
+
+
 async def test_draining_answers_the_calls_under_way(
     broker: Broker, service: LocalService, settings: Settings, client: AbstractChannel, names: Topology
 ) -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from core.errors import Internal, InvalidArgument, TriviumError
+from core.errors import Internal, InvalidArgument, Overloaded, TriviumError
 from core.gate import Gate
 from core.settings import Settings
 from core.telemetry import vocabulary
@@ -30,6 +31,8 @@ log = structlog.get_logger("trivium.amqp")
 
 #: Calls that are under way at the end get this long; those not acknowledged by then come again.
 _FINISH_SECONDS = 5.0
+#: What the bodies of calls that are under way may take; one call is let in, however large.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 class Rpc:
@@ -48,6 +51,7 @@ class Rpc:
         self._answers = Answers(broker)
         self._dead_letters = DeadLetters(broker, settings, "RPC")
         self._calls: set[asyncio.Task[None]] = set()
+        self._bytes = 0  # of the bodies of calls under way
         self._stopping = False
 
     async def __aenter__(self) -> Self:
@@ -94,6 +98,7 @@ class Rpc:
     async def _serve(self, channel: Channel, delivery: Delivery) -> None:
         begun = perf_counter()
         code = CANCELLED
+        tag = delivery.tag
         instrument = self._operations.instrument(None)
         try:
             request = properties.decode(delivery.properties)
@@ -108,22 +113,35 @@ class Rpc:
             headers = request.headers
             self._meter.requests.begin(headers.get(HEADER), headers.items())
             answer, code = await self._call(request, delivery.body)
+            del delivery  # its body need not wait until RabbitMQ takes the answer
             await self._answers.send(answer, request.reply_to, request.correlation_id)
         finally:
             instrument.ended(code, begun)
-        channel.ack(delivery.tag)
+        channel.ack(tag)
 
     async def _call(self, request: Properties, body: bytes) -> tuple[Answer, str]:
         """The answer, and the code that it stands for."""
         try:
-            session = self._gate.vouched(request.user_id)
-            service = self._meter.counting(session.service)
-            return await self._operations.call(request.type, service, body), OK
+            with self._room(len(body)):
+                session = self._gate.vouched(request.user_id)
+                service = self._meter.counting(session.service)
+                return await self._operations.call(request.type, service, body), OK
         except TriviumError as error:
             return _problem(error)
         except Exception:  # the boundary of one call
             log.exception("an RPC failed", operation=request.type)
             return _problem(Internal("the call failed, the outcome is unknown"))
+
+    @contextmanager
+    def _room(self, size: int) -> Iterator[None]:
+        """Raises `Overloaded` where there is none: reads that wait keep bodies too, and may wait for a minute."""
+        if self._bytes and self._bytes + size > _MOST_BYTES:
+            raise Overloaded(f"calls with {self._bytes} bytes are under way, at most {_MOST_BYTES}")
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
 
 
 def _problem(error: TriviumError) -> tuple[Answer, str]:
