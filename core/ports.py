@@ -119,7 +119,7 @@ class Undeliverable(Exception):
 
 
 class Unroutable(Undeliverable):
-    """The broker has no queue for the message."""
+    """The broker has no queue for the message, or can't carry one as large."""
 
 
 class BrokerPublisher(Protocol):
@@ -132,8 +132,9 @@ class BrokerPublisher(Protocol):
         """Send one message; done once the broker holds it durably in at least one queue.
 
         Messages of one topic reach the broker in the order of the calls. Fails with `Unroutable` if no
-        queue takes it, with `Undeliverable` if the broker refuses it, does not confirm in time or is lost;
-        it may have arrived all the same. Never raises at the call. The caller bounds what is in flight.
+        queue takes it or it is too large for the broker, with `Undeliverable` if the broker refuses it,
+        does not confirm in time or is lost; it may have arrived all the same. Never raises at the call.
+        The caller bounds what is in flight.
         """
 
 

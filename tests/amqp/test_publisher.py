@@ -5,15 +5,19 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from aio_pika.abc import AbstractChannel
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 
+from core.health import Health
 from core.messages import StoredMessage, new_message
 from core.ports import Unroutable
+from core.settings import Settings
 from tests.amqp.conftest import take
 from transports.amqp.connection import Broker
+from transports.amqp.mapping import properties_of
 from transports.amqp.publisher import PikaPublisher
 from transports.amqp.topology import Topology
 
@@ -76,6 +80,30 @@ async def test_large_and_empty_messages(publisher: PikaPublisher, client: Abstra
     bodies = [b"", b"x" * 1_000_000, b"", b"y" * 131_072]
     await asyncio.gather(*(publisher.publish(stored(offset, data=body)) for offset, body in enumerate(bodies, 1)))
     assert [delivery.body for delivery in await take(client, bound, 4)] == bodies
+
+
+async def test_properties_that_no_frame_holds_cost_their_message_alone(
+    settings: Settings, health: Health, client: AbstractChannel, bound: str
+) -> None:
+    """They would end the connection, for all topics and at each attempt; one that just fits is sent."""
+    small = msgspec.structs.replace(settings, amqp_url=f"{settings.amqp_url}?frame_max=4096")
+    async with Broker(small, health) as broker:
+        publisher = PikaPublisher(broker, small)
+        await publisher.ready()
+        least = len(properties_of(attributed(1, 0)))
+        room = publisher._outlet.properties_bytes - least
+        large, fitting = publisher.publish(attributed(1, room + 1)), publisher.publish(attributed(2, room))
+        with pytest.raises(Unroutable, match="its properties take 4077 bytes, a frame has room for 4076"):
+            await large
+        await fitting
+        assert broker.output._connections == 1
+    [delivery] = await take(client, bound)
+    assert delivery.headers["x-trivium-offset"] == 2
+
+
+def attributed(offset: int, size: int) -> StoredMessage:
+    """A message with an attribute of that size."""
+    return StoredMessage("orders", offset, NOW, new_message(b"x", attributes={"large": "x" * size}))
 
 
 async def test_messages_of_one_turn_of_the_loop_are_one_write(

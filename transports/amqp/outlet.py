@@ -4,7 +4,7 @@ import asyncio
 from asyncio import Future
 from collections.abc import Callable, Hashable, Iterator
 
-from core.ports import Undeliverable
+from core.ports import Undeliverable, Unroutable
 from core.telemetry.figures import Figure
 from transports.amqp.channel import Channel, ChannelLost
 from transports.amqp.confirms import Confirms, Settled
@@ -25,6 +25,8 @@ class Outlet:
         self._seconds = broker.confirm_seconds
         self._key_of = key_of
         self._confirms: Confirms | None = None
+        #: What the properties of a message may take, 0 while there is no connection.
+        self.properties_bytes = 0
         self._open = asyncio.Event()
         self._renewal = asyncio.Event()
         broker.attach(link, part, self._session)
@@ -36,18 +38,18 @@ class Outlet:
             await self._link.flowing.wait()
 
     def publish(self, routing_key: str | bytes, properties: bytes, body: bytes, key: Hashable = None) -> Future[None]:
-        """As `Confirms.publish`, to the outlet's exchange; fails with `Undeliverable` while there is no connection."""
-        if self._confirms is None:
-            future: Future[None] = asyncio.get_running_loop().create_future()
-            self._settled.counts["refused"] += 1
-            future.set_exception(Undeliverable("there is no connection to the broker"))
-            return future
-        return self._confirms.publish(self._exchange, routing_key, properties, body, key)
+        """As `Confirms.publish`, to the outlet's exchange.
 
-    @property
-    def properties_bytes(self) -> int:
-        """What the properties of a message may take."""
-        return 0 if self._confirms is None else self._confirms.channel.connection.properties_bytes
+        Fails with `Undeliverable` while there is no connection, and with `Unroutable` if the properties are larger than
+        a frame: RabbitMQ would end the connection for it, at each attempt.
+        """
+        if self._confirms is None:
+            return self._refused(Undeliverable("there is no connection to the broker"))
+        if len(properties) > self.properties_bytes:
+            return self._refused(
+                Unroutable(f"its properties take {len(properties)} bytes, a frame has room for {self.properties_bytes}")
+            )
+        return self._confirms.publish(self._exchange, routing_key, properties, body, key)
 
     def figures(self) -> Iterator[Figure]:
         return self._settled.figures()
@@ -60,12 +62,20 @@ class Outlet:
         # before Confirms fails what is in flight: who hears of that must not be told that it is ready
         channel.lost.add_done_callback(lambda _: self._close())
         self._confirms = await Confirms.on(channel, self._seconds, self._key_of, self._settled)
+        self.properties_bytes = channel.connection.properties_bytes
         self._open.set()
         began()
         self._renewal.clear()
         await self._renewal.wait()  # or else the channel is lost, and this cancelled
         raise ChannelLost("no queue takes what is published")
 
+    def _refused(self, failure: Undeliverable) -> Future[None]:
+        self._settled.counts["refused"] += 1
+        future: Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(failure)
+        return future
+
     def _close(self) -> None:
         self._confirms = None
+        self.properties_bytes = 0
         self._open.clear()
