@@ -3,6 +3,7 @@
 import asyncio
 from asyncio import Future
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 from pika.frame import Method
@@ -74,6 +75,18 @@ async def test_acks_of_many_and_of_one_in_any_order(bench: Bench) -> None:
     bench.nack(0, multiple=True)
     assert outcomes(answers)[2::3] == ["Undeliverable", "Undeliverable"]
     bench.ack(6, multiple=True)
+
+
+async def test_an_ack_of_many_costs_what_is_open(bench: Bench) -> None:
+    """Not all that was acknowledged one by one before it: after days of those the loop would stall."""
+    for tag in range(1, 1001):
+        bench.publish()
+        bench.ack(tag)
+    answers = [bench.publish() for _ in range(3)]
+    with mock.patch.object(bench.confirms, "_settle", wraps=bench.confirms._settle) as settle:
+        bench.ack(1002, multiple=True)
+    assert outcomes(answers) == ["NoneType", "NoneType", "-"]
+    assert settle.call_count == 2
 
 
 async def test_a_return_beats_the_ack(bench: Bench) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from itertools import takewhile
 from typing import Any, Self
 
 from pika.spec import Basic
@@ -51,7 +52,6 @@ class Confirms:
         self._key_of = key_of
         self._loop = asyncio.get_running_loop()
         self._tag = 0  # of the message published last; RabbitMQ counts alike, from 1
-        self._first = 1  # every tag below it is settled
         self._open: dict[int, tuple[Future[None], Hashable]] = {}
         self._marks: deque[tuple[float, int, int]] = deque()  # when, the tag published last and the bytes heard then
         self._timer = self._loop.call_later(seconds / _TICKS, self._tick)
@@ -92,9 +92,9 @@ class Confirms:
         if not method.multiple:
             self._settle(tag, refused, how)
             return
-        for each in range(self._first, (tag or self._tag) + 1):
+        last = tag or self._tag
+        for each in list(takewhile(last.__ge__, self._open)):  # which has them in their order
             self._settle(each, refused, how)
-        self._first = max(self._first, (tag or self._tag) + 1)
 
     def _on_return(self, _channel: Any, method: Any, properties: bytes, _body: bytes) -> None:
         key = self._key_of(method.routing_key, properties)
