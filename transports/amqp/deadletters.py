@@ -42,7 +42,11 @@ class DeadLetters:
         while dead:
             await self._outlet.ready()
             confirms = [self._publish(delivery, error) for delivery, error in dead]
-            await asyncio.wait(confirms)
+            try:
+                await asyncio.wait(confirms)
+            finally:
+                for confirm in confirms:
+                    confirm.cancel()  # of those that failed, asyncio then does not tell that nobody asked
             failed = [confirm.exception() for confirm in confirms]
             dead = [one for one, failure in zip(dead, failed, strict=True) if failure is not None]
             if dead:
