@@ -217,6 +217,8 @@ class Relay:
 
     def _send(self, route: Route, stored: StoredMessage) -> None:
         sent = Sent(stored, route.round)
+        if route.in_flight is None:
+            route.in_flight = deque()
         route.in_flight.append(sent)
         route.sent = stored.offset
         self._messages += 1
@@ -258,6 +260,7 @@ class Relay:
         if route.cursor < route.head:
             self._queue(route)
             return
+        route.in_flight = None
         self._idle[route.topic] = self._routes.pop(route.topic)
         if len(self._idle) > _IDLE_ROUTES:
             self._idle.popitem(last=False)
@@ -266,7 +269,7 @@ class Relay:
         """Begin again at the cursor, with a probe, after a pause that grows."""
         self._failures[_reason(failure)] += 1
         route.round += 1
-        route.in_flight.clear()
+        route.in_flight = None
         route.sent = route.cursor
         route.open = False
         route.held = True

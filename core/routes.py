@@ -40,7 +40,7 @@ class Route:
         self.due_since = math.inf  # when the message after the cursor came, or earlier
         self._mark = cursor  # what came up to here came since `due_since`, what came later since `_later`
         self._later = math.inf
-        self.in_flight: deque[Sent] = deque()
+        self.in_flight: deque[Sent] | None = None  # an empty one takes more than the rest, and most have nothing there
         self.open = False
         self.round = 0
         self.failures = 0

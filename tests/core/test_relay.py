@@ -406,6 +406,15 @@ async def test_many_held_topics_cost_a_bounded_number_of_probes(
         assert loop.time() - begun >= (220 - before - 2) / 100.0
 
 
+async def test_a_topic_that_has_nothing_in_flight_takes_little_memory(log: SqliteLog, slow: None) -> None:
+    """Held or idle: there may be hundreds of thousands of them."""
+    for topic in ("bound", "unbound"):
+        await append(log, topic, *some(3))
+    async with relaying(log, FakeBroker("bound")) as relay:
+        await until(lambda: "bound" in relay._idle and relay._routes["unbound"].held)
+        assert relay._idle["bound"].in_flight is relay._routes["unbound"].in_flight is None
+
+
 async def test_the_pause_of_a_topic_grows_to_its_bound(log: SqliteLog, held_broker: HeldBroker, quick: None) -> None:
     """And begins anew after a success."""
     await append(log, "a", *some(3))
