@@ -104,7 +104,7 @@ class Inbox:
             await self._broker.intake.serve("inbox", self._session)
 
     async def _session(self, channel: Channel, began: Callable[[], None]) -> None:
-        """Returns when a fresh channel is due, everything that it took being acknowledged, or too long in being buried."""
+        """Returns when a fresh channel is due, all that it took being acknowledged, or too long in being buried."""
         window = self._window = Window()
 
         def receive(delivery: Delivery) -> None:

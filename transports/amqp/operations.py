@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from core.errors import InvalidArgument, NotFound, TooLarge
 from core.limits import Limits, check_json
 from core.ports import MessageService
-from core.telemetry.meter import Instrument, Meter
+from core.telemetry.meter import UNKNOWN, Instrument, Meter
 from core.telemetry.propagation import propagate
 from transports import cloudevents, documents
 from transports.amqp.answers import Answer
@@ -50,7 +50,7 @@ class Operations:
             "ListTopics": self._list_topics,
         }
         self._counted = {name: meter.operation(name) for name in self._named}
-        self._unknown = meter.operation("Unknown")
+        self._unknown = meter.operation(UNKNOWN)
 
     def instrument(self, name: str | None) -> Instrument:
         """What counts calls of that name."""
