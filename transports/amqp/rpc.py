@@ -75,6 +75,7 @@ class Rpc:
         yield from self._dead_letters.figures()
         yield vocabulary.CONSUMED.of(self._taken, "rabbitmq", "process", self._broker.topology.rpc)
         yield from bound("amqp_calls", len(self._calls), self._prefetch)
+        yield from bound("amqp_call_bytes", self._bytes, _MOST_BYTES)
 
     async def wait(self) -> None:
         """Never returns while it is open; raises what ended it, which is a defect."""
