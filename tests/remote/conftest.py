@@ -1,8 +1,7 @@
 """Cores and edges on the test's loop, and the links between them."""
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -91,15 +90,6 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
     """Closes in reverse what a test enters."""
     async with AsyncExitStack() as stack:
         yield stack
-
-
-@pytest.fixture
-def no_collections() -> Iterator[None]:
-    """What refers to itself stays, as it may for long between two collections of garbage."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def start_core(stack: AsyncExitStack, **settings: Any) -> Core:

@@ -103,7 +103,7 @@ class Attributes(dict[str, str]):
     """Of a message, and can be watched, which it can't itself."""
 
 
-@pytest.mark.usefixtures("at_once", "no_collections")
+@pytest.mark.usefixtures("at_once", "uncollected")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", [Overloaded, Unavailable])
 async def test_nothing_keeps_the_messages_of_a_publish_that_failed(

@@ -74,7 +74,7 @@ async def test_a_follower_waits_for_a_core_that_is_away(core: Core, stack: Async
         assert await take(pages, 4) == [4, 5, 6, 7]
 
 
-@pytest.mark.usefixtures("no_collections")
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_nothing_keeps_the_page_of_a_follower_that_left(core: Core, stack: AsyncExitStack, protocol: str) -> None:
     """One that had lost its core: pages may be large, and collections of garbage come seldom."""
