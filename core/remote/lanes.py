@@ -149,7 +149,7 @@ class Lanes:
                     await self._send(name, [call])
                 return
             for call in group:
-                call.fail(type(error)(error.detail, field=error.field, retry_after=error.retry_after))
+                call.fail(error.bare())
             return
         begin = 0
         for call in group:

@@ -5,6 +5,7 @@ from asyncio import Future
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, cast
 
 import grpc.aio
@@ -218,9 +219,10 @@ async def test_nobody_there_is_unreachable(protocol: str) -> None:
         (b'503 No\r\ncontent-type: application/problem+json\r\n\r\n{"code": "caf\xe9", "detail": "x"}', Unreachable),
         (b'503 No\r\ncontent-type: application/problem+json\r\n\r\n{"x": ' + b"[" * 100_000, Unreachable),
         (b'200 OK\r\ncontent-type: application/json\r\n\r\n{"x": ' + b"[" * 100_000, Unreachable),
+        (b"503 No\r\nretry-after: " + b"9" * 400 + b"\r\ncontent-length: 0\r\n\r\n", Unreachable),
         (b"nonsense\r\n\r\n", Unreachable),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 async def test_something_else_at_the_address_is_unreachable(head: bytes, error: type[Exception]) -> None:
     """An answer that no Trivium gave is no answer."""
@@ -232,8 +234,9 @@ async def test_something_else_at_the_address_is_unreachable(head: bytes, error: 
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server, HttpLink(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Settings()) as link:
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             await link.on_behalf_of(None).get_data("t")
+        assert isfinite(getattr(caught.value, "retry_after", None) or 0)
         with suppress(error):  # what has a status may be alive
             await link.probe()
 

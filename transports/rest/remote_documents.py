@@ -102,7 +102,8 @@ def error_of(answer: Response) -> TriviumError | Unreachable:
             detail = problem.detail.removeprefix(prefix)
             return told(problem.code, detail, field=problem.field, retry_after=problem.retry_after)
     seconds = answer.headers.get("retry-after", "")
-    return Unreachable(f"status {answer.status}", retry_after=float(seconds) if seconds.isdecimal() else None)
+    is_sane = seconds.isdecimal() and len(seconds) < 10  # else it may be infinite
+    return Unreachable(f"status {answer.status}", retry_after=float(seconds) if is_sane else None)
 
 
 @contextmanager
