@@ -296,7 +296,7 @@ async def test_nothing_of_a_dead_letter_waits_for_a_collection(
     await take(client, names.dead)
     await send(client, names, key, bad)
     await take(client, names.dead)
-    await until(lambda: (alive(Item), alive(TriviumError)) == before)
+    await until(lambda: alive(Item) <= before[0] and alive(TriviumError) <= before[1])
 
 
 TRACE = {"headers": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}

@@ -247,7 +247,7 @@ async def test_nothing_of_a_message_that_was_refused_waits_for_a_collection(log:
         with pytest.raises(Conflict):
             await append(log, "t", new_message(b"2", id=message.id))
     async with asyncio.timeout(20):
-        await until(lambda: alive(Unit) == before)
+        await until(lambda: alive(Unit) <= before)
 
 
 async def test_a_large_group_with_one_repeat_is_stored_like_any_other(log: SqliteLog) -> None:

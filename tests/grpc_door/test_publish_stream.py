@@ -97,7 +97,7 @@ async def test_nothing_of_a_refused_request_waits_for_a_collection(stub: Message
     for refused in (stream_request("?", b"x"), stream_request("t")):
         await stream.write(refused)
         assert (await stream.read()).status.reason
-        await until(lambda: alive(TriviumError) == before)
+        await until(lambda: alive(TriviumError) <= before)
     stream.cancel()
 
 
