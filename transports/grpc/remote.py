@@ -32,7 +32,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
     # A core that was restarted is found again soon; gRPC's default goes up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # for each attempt to connect: TLS far away takes its time
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A core that has gone without a word is noticed by streams after these, in milliseconds. It takes a ping every
     # ten seconds, and hangs up on who sends more.
