@@ -71,8 +71,9 @@ def told() -> Told:
 
 
 @pytest.fixture
-async def start(committer: FakeCommitter, told: Told) -> AsyncIterator[Start]:
-    """Makes a GroupCommit with bounds as given, and closes it."""
+async def start(committer: FakeCommitter, told: Told, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
+    """Makes a GroupCommit with bounds as given, and closes it; its thread is never idle for long enough to tidy up."""
+    monkeypatch.setattr("core.stores.groups._IDLE_SECONDS", 60.0)
     made: list[GroupCommit] = []
 
     def starting(max_bytes: int = 10**9, commit_seconds: float = 60.0) -> GroupCommit:
@@ -235,6 +236,7 @@ async def test_a_commit_that_hangs_is_answered_and_what_waits_behind_it_is_dropp
     assert isinstance(await failure(second), DeadlineExceeded)
     assert isinstance(told.failed[0], DeadlineExceeded)
     (third,) = publish(groups, "c")  # the dropped one made room
+    groups._commit_seconds = 60.0  # the deadline that runs is the last one to end soon
     assert isinstance(await failure(third), DeadlineExceeded)
     (fourth,) = publish(groups, "d")
     committer.gate.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from core.errors import DeadlineExceeded, Unavailable
 from core.health import Health, State
 from core.stores.groups import StoreBroken
 from core.stores.sqlite import SqliteLog
+from core.stores.writer import Writer
 from tests.core.opening import a_log, append, offsets, publishers, some, stored_in, until
 
 
@@ -222,11 +224,19 @@ async def test_a_failed_fsync_of_a_checkpoint_ends_the_store_too(
 ) -> None:
     """What was acknowledged before is in the write-ahead log."""
     monkeypatch.setattr("core.stores.writer._CHECKPOINT_BYTES", 0)
+    broken, tidy = threading.Event(), Writer.tidy
+
+    def tidy_then(self: Writer, *, idle: bool) -> None:
+        assert not self.wal_bytes or broken.wait(60)  # it is idle before the first commit too
+        tidy(self, idle=idle)
+
+    monkeypatch.setattr(Writer, "tidy", tidy_then)
     vfs = BadDisk()
     try:
         async with a_log(str(tmp_path), health) as log:
             await append(log, "a", *some(1))
             vfs.broken = True
+            broken.set()
             with pytest.raises(StoreBroken):
                 await log.wait()
             assert state(health) is State.DEGRADED

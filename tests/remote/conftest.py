@@ -130,3 +130,9 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what a test waits for has no event
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edge is told of its core before a test goes on, also where the machine stalls meanwhile."""
+    monkeypatch.setattr("core.remote.addresses._START_SECONDS", PATIENCE_SECONDS)

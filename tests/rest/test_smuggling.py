@@ -17,6 +17,7 @@ from hypercorn.config import Config
 
 from core.service import LocalService
 from tests.rest.wire import exchanged
+from transports.rest import http1
 from transports.rest.door import RestDoor
 
 HOST = b"Host: x\r\n"
@@ -283,6 +284,12 @@ async def hypercorn(door: RestDoor) -> AsyncIterator[tuple[str, int]]:
     yield "127.0.0.1", port
     stop.set()
     await serving
+
+
+@pytest.fixture(autouse=True)
+def lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is refused is read on for as long as the test's client needs to send the rest."""
+    monkeypatch.setattr(http1, "_LINGER_SECONDS", 20)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,6 +17,7 @@ from tests.rest.wire import connected, request, until
 from transports.encodings import Encodings
 from transports.rest import connections
 from transports.rest.door import RestDoor
+from transports.rest.http1 import Http1
 from transports.rest.streams import blocks, frame_of
 
 STREAM = "/api/topics/t/stream"
@@ -203,20 +204,25 @@ class TestLargeFrames:
     def settings(self, settings: Settings) -> Settings:
         return msgspec.structs.replace(settings, rest_inflight_bytes=1024)
 
-    async def test_take_turns(
-        self, door: RestDoor, service: LocalService, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_take_turns(self, door: RestDoor, service: LocalService, http: httpx2.AsyncClient) -> None:
         """Who does not read holds others up until it is cut; they miss nothing."""
-        monkeypatch.setattr(connections, "SEND_SECONDS", 0.2)
         async with connected(door) as wire:
             await wire.send(request("GET", f"{STREAM}?after=0"))
             await wire.reader.readuntil(b"id: 0\n\n")
             wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
             for _ in range(40):
                 await service.publish("t", [new_message(b"x" * 500_000)])
+            (slow,) = door._server._connections
+            await until(lambda: isinstance(slow, Http1) and slow.is_stuck)
             async with http.stream("GET", f"{STREAM}?after=0") as answer:
                 stream = frames(answer)
-                assert [(await anext(stream)).id for _ in range(41)] == [str(offset) for offset in range(41)]
+                assert (await anext(stream)).id == "0"
+                held_up = asyncio.ensure_future(anext(stream))
+                assert (await http.get("/livez")).status_code == 200
+                assert not held_up.done()
+                slow.abort()
+                assert (await held_up).id == "1"
+                assert [(await anext(stream)).id for _ in range(2, 41)] == [str(offset) for offset in range(2, 41)]
             await until(lambda: service.streams == 0)
 
 
