@@ -52,14 +52,15 @@ class _Call:
         self.cost = cost
         self.deadline = deadline
         self.answer: Future[tuple[Published, ...]] = loop.create_future()
-        self.timer = loop.call_at(
-            deadline, self.fail, DeadlineExceeded("the core took too long; the outcome is unknown")
-        )
+        self.timer = loop.call_at(deadline, self.expire)
         self.answer.add_done_callback(self._forget_timer)
 
     def fail(self, error: TriviumError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded("the core took too long; the outcome is unknown"))
 
     def _forget_timer(self, _: object) -> None:
         self.timer.cancel()
@@ -137,6 +138,9 @@ class Lanes:
     async def _send(self, name: _Name, group: list[_Call]) -> None:
         """Publish a group and answer its calls. What is too late is left out; who went away is not: it was begun."""
         now = asyncio.get_running_loop().time()
+        for call in group:
+            if call.deadline <= now:  # its timer is due, and may not have had its turn yet
+                call.expire()
         group = [call for call in group if now < call.deadline]
         if not group:
             return
