@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 from core.health import Health
@@ -17,6 +18,12 @@ from tests.pki import Pki
 from tools.rabbitmq import Node, NodeError, NodeTls
 
 pytest_plugins = ["testing.plugin"]
+
+#: How long an example takes says nothing here: the machine may stall.
+hypothesis.settings.register_profile(
+    "trivium", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("trivium")
 
 
 @pytest.fixture
