@@ -59,6 +59,14 @@ async def test_what_waits_travels_together_and_in_order() -> None:
     assert wire.lanes.bytes == 0
 
 
+async def test_a_call_whose_time_is_over_is_told_so_before_its_timer_has_a_turn() -> None:
+    """It is not sent any more."""
+    wire = Wire()
+    with pytest.raises(DeadlineExceeded):
+        await wire.add("late", seconds=0)
+    assert wire.requests == []
+
+
 async def test_a_request_holds_no_more_than_a_batch() -> None:
     """Calls are not cut; what does not fit goes next."""
     wire = Wire()
