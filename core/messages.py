@@ -1,10 +1,11 @@
 """The values that Trivium moves: frozen, without locks, sockets or acknowledgement state."""
 
-import os
 import time as _time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import count
+from random import getrandbits
 
 from msgspec import Struct
 
@@ -20,14 +21,6 @@ TRACE_ATTRIBUTES = frozenset({"traceparent", "tracestate", "baggage"})
 #: What the objects of a message, and of each of its attributes, take in memory beside the text, with a good margin.
 _OBJECTS = 1024
 _ATTRIBUTE_OBJECTS = 160
-
-#: The random parts of ids to come. They are drawn together, since each draw is a system call during which Python runs
-#: another thread: that was 6% of the AMQP door's inbox.
-_random: list[str] = []
-_DRAWN = 256
-_RANDOM_DIGITS = 20
-#: The digit that tells the variant, by two random bits of another digit (RFC 9562, section 4.1).
-_VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 
 
 class Message(Struct, frozen=True, kw_only=True, gc=False):
@@ -202,19 +195,17 @@ def _without_trace(attributes: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def uuid7() -> str:
-    """A UUID of version 7 (RFC 9562): ordered by time, which keeps the identity index compact."""
-    if not _random:
-        _random.extend(_drawn())
-    return _begin(_time.time_ns() // 1_000_000) + _random.pop()
+    """A UUID of version 7 (RFC 9562): each follows on the last one, so that the identity index grows at its end.
+
+    The first of a millisecond is random, and those after it count on from there (section 6.2, method 2).
+    """
+    begin, number = _begin(_time.time_ns() // 1_000_000)
+    return f"{begin}{number():x}"
 
 
 @lru_cache(1)
-def _begin(milliseconds: int) -> str:
+def _begin(milliseconds: int) -> tuple[str, Callable[[], int]]:
+    """All but the last twelve digits, and what counts those. Its upper bit keeps their number at twelve."""
     time = f"{milliseconds:012x}"
-    return f"{time[:8]}-{time[8:]}-7"
-
-
-def _drawn() -> Iterator[str]:
-    digits = os.urandom(_DRAWN * _RANDOM_DIGITS // 2).hex()
-    for at in range(0, len(digits), _RANDOM_DIGITS):
-        yield f"{digits[at : at + 3]}-{_VARIANT[digits[at + 3]]}{digits[at + 4 : at + 7]}-{digits[at + 7 : at + 19]}"
+    begin = f"{time[:8]}-{time[8:]}-7{getrandbits(12):03x}-{0x8000 | getrandbits(14):04x}-"
+    return begin, count(1 << 46 | getrandbits(46)).__next__

@@ -38,13 +38,23 @@ def test_what_a_publisher_gave_stays_even_if_it_is_empty() -> None:
 
 
 def test_ids_are_uuids_of_version_7_and_carry_the_time() -> None:
-    """RFC 9562: version, variant and 48 bits of milliseconds."""
-    made = [uuid.UUID(uuid7()) for _ in range(1000)]  # more than are drawn at once
+    """RFC 9562: version, variant and 48 bits of milliseconds; each comes after the last one."""
+    texts = [uuid7() for _ in range(1000)]
+    made = [uuid.UUID(text) for text in texts]
+    assert [str(one) for one in made] == texts
     assert all(one.version == 7 and one.variant == uuid.RFC_4122 for one in made)
-    assert len(set(made)) == 1000
     milliseconds = [one.int >> 80 for one in made]
     assert milliseconds == sorted(milliseconds)
     assert abs(milliseconds[0] / 1000 - datetime.now(UTC).timestamp()) < 60
+
+
+def test_ids_of_one_millisecond_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None comes twice, and what is random of them is drawn anew for the next millisecond."""
+    monkeypatch.setattr("core.messages._time.time_ns", lambda: 1_800_000_000_000_000_000)
+    made = [uuid.UUID(uuid7()).int for _ in range(1000)]
+    assert made == list(range(made[0], made[0] + 1000))
+    monkeypatch.setattr("core.messages._time.time_ns", lambda: 1_800_000_000_001_000_000)
+    assert (uuid.UUID(uuid7()).int - made[0]) & (1 << 80) - 1 > 1000
 
 
 @pytest.mark.parametrize(
