@@ -11,6 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from core.errors import InvalidArgument, TriviumError
 from core.limits import Limits
 from core.messages import (
+    DEFAULT_CONTENT_TYPE,
+    DEFAULT_SOURCE,
+    DEFAULT_TYPE,
+    NO_ATTRIBUTES,
     Greeting,
     Message,
     Page,
@@ -20,7 +24,7 @@ from core.messages import (
     StalePage,
     StoredMessage,
     TopicPage,
-    new_message,
+    uuid7,
 )
 from proto.trivium.inner.envelope_pb2 import Envelope
 from proto.trivium.v1 import messages_pb2 as pb
@@ -76,16 +80,16 @@ def decode_message(message: pb.Message, limits: Limits | None = None) -> Message
     attributes = message.attributes
     if limits is not None and attributes:
         limits.check_extensions(len(attributes))
-    return new_message(
-        message.data,
-        id=message.id or None,
-        source=message.source or None,
-        type=message.type or None,
-        content_type=message.content_type or None,
+    return Message(
+        id=message.id or uuid7(),
+        source=message.source or DEFAULT_SOURCE,
+        type=message.type or DEFAULT_TYPE,
+        data=message.data,
+        content_type=message.content_type or DEFAULT_CONTENT_TYPE,
         subject=message.subject if has("subject") else None,
         time=decode_time(message.time) if has("time") else None,
         key=message.key if has("key") else None,
-        attributes=dict(attributes) if attributes else None,
+        attributes=dict(attributes) if attributes else NO_ATTRIBUTES,
     )
 
 
