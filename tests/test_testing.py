@@ -18,7 +18,7 @@ THEN = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 async def test_a_whole_trivium_is_there(trivium: Trivium) -> None:
     """What is published at REST is read at gRPC, and the fake broker gets it from the relay."""
-    async with httpx2.AsyncClient(base_url=trivium.rest) as http:
+    async with httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http:
         answer = await http.post("/api/topics/orders/messages", content=b"one", headers={"idempotency-key": "1"})
         assert answer.status_code == 201
     async with grpc.aio.insecure_channel(trivium.grpc) as channel:
@@ -31,7 +31,7 @@ async def test_a_whole_trivium_is_there(trivium: Trivium) -> None:
 async def test_the_broker_can_go_away(trivium: Trivium) -> None:
     """REST goes on accepting, and the relay catches up."""
     trivium.broker.down()
-    async with httpx2.AsyncClient(base_url=trivium.rest) as http:
+    async with httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http:
         for number in range(3):
             answer = await http.post("/api/topics/orders/messages", content=b"%d" % number)
             assert answer.status_code == 201
@@ -61,7 +61,7 @@ class TestOtherAdapters:
     async def test_are_plugged_in(self, trivium: Trivium) -> None:
         """The settings and the clock are the test's."""
         assert trivium.grpc == ""
-        async with httpx2.AsyncClient(base_url=trivium.rest) as http:
+        async with httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http:
             assert (await http.get("/api/data")).json()["message"] == "other"
             await http.post("/api/data", json={"message": "x"})
             assert (await http.get("/api/data")).json()["time"] == "2026-01-31T12:00:00Z"

@@ -42,7 +42,7 @@ class Scrape:
 
 
 async def scrape(admin: str, accept: str = OPENMETRICS) -> Scrape:
-    async with httpx2.AsyncClient(base_url=admin) as http:
+    async with httpx2.AsyncClient(base_url=admin, timeout=30) as http:
         answer = await http.get("/metrics", headers={"accept": accept})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == accept

@@ -32,7 +32,7 @@ async def admin(health: Health, settings: Settings) -> AsyncIterator[AdminListen
 
 @pytest.fixture
 async def http(admin: AdminListener) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=admin.address) as http:
+    async with httpx2.AsyncClient(base_url=admin.address, timeout=30) as http:
         yield http
 
 
@@ -222,7 +222,10 @@ async def test_a_port_that_is_taken(admin: AdminListener, health: Health, settin
 async def test_ipv6(health: Health, settings: Settings) -> None:
     """The address is a URL there too."""
     local = msgspec.structs.replace(settings, admin_host="::1")
-    async with AdminListener(Metrics(), health, local) as admin, httpx2.AsyncClient(base_url=admin.address) as http:
+    async with (
+        AdminListener(Metrics(), health, local) as admin,
+        httpx2.AsyncClient(base_url=admin.address, timeout=30) as http,
+    ):
         assert admin.address.startswith("http://[::1]:")
         assert (await http.get("/livez")).status_code == 200
 

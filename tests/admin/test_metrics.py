@@ -44,7 +44,7 @@ async def up(settings: Settings) -> AsyncIterator[Running]:
 async def clients(up: Running, settings: Settings) -> AsyncIterator[dict[str, Client]]:
     """One for each door."""
     async with (
-        httpx2.AsyncClient(base_url=up.doors["rest"].address) as http,
+        httpx2.AsyncClient(base_url=up.doors["rest"].address, timeout=30) as http,
         grpc.aio.insecure_channel(up.doors["grpc"].address) as channel,
         amqp_rpc(settings.amqp_url, f"{settings.amqp_prefix}.rpc") as rpc,
     ):

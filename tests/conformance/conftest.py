@@ -58,8 +58,9 @@ async def rpc(trivium: Running, settings: Settings) -> AsyncIterator[AmqpRpc]:
 
 
 @pytest.fixture
-async def edge_client(kind: str, trivium: Running) -> AsyncIterator[Client | None]:
-    """A client of an edge, where the kind is one."""
+async def edge_client(kind: str, trivium: Running, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client | None]:
+    """A client of an edge, where the kind is one; the edge knows its core, also where the machine stalls meanwhile."""
+    monkeypatch.setattr("core.remote.addresses._START_SECONDS", 30.0)
     if kind not in EDGES:
         yield None
         return

@@ -29,7 +29,7 @@ Publish = Callable[[str, dict[str, str]], Awaitable[None]]
 async def publish(request: pytest.FixtureRequest, trivium: Running, settings: Settings) -> AsyncIterator[Publish]:
     """Publishes one message with the context of the request, and these attributes of its own."""
     async with (
-        httpx2.AsyncClient(base_url=trivium.doors["rest"].address) as http,
+        httpx2.AsyncClient(base_url=trivium.doors["rest"].address, timeout=30) as http,
         grpc.aio.insecure_channel(trivium.doors["grpc"].address) as channel,
         await aio_pika.connect(settings.amqp_url) as connection,
     ):

@@ -29,7 +29,7 @@ async def rest(http: httpx2.AsyncClient, path: str, **headers: str) -> tuple[str
 
 @pytest.fixture
 async def http(trivium: Running) -> Any:
-    async with httpx2.AsyncClient(base_url=trivium.doors["rest"].address) as http:
+    async with httpx2.AsyncClient(base_url=trivium.doors["rest"].address, timeout=30) as http:
         yield http
 
 

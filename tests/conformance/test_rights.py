@@ -220,7 +220,7 @@ async def _request(http: httpx2.AsyncClient, route: Operation, token: str | None
 
 async def test_a_credential_in_the_url_is_none(guarded: Guarded) -> None:
     """URLs are logged and shared: what stands there is no credential, and not a parameter either."""
-    async with httpx2.AsyncClient(base_url=guarded.rest) as http:
+    async with httpx2.AsyncClient(base_url=guarded.rest, timeout=30) as http:
         for name in ("access_token", "key", "api_key"):
             for who in ("good", "token"):
                 answer = await http.get(f"/api/topics?{name}={guarded.credentials[who]}")
@@ -230,7 +230,7 @@ async def test_a_credential_in_the_url_is_none(guarded: Guarded) -> None:
 async def test_the_token_that_the_others_are_made_of_is_good(guarded: Guarded) -> None:
     """So each of them is refused for what is wrong with it."""
     metadata = (("authorization", f"Bearer {guarded.credentials['token']}"),)
-    async with httpx2.AsyncClient(base_url=guarded.rest) as http:
+    async with httpx2.AsyncClient(base_url=guarded.rest, timeout=30) as http:
         assert (await http.get("/api/topics", headers=dict(metadata))).status_code == 200
     async with grpc.aio.insecure_channel(guarded.grpc) as channel:
         stub: Any = MessagesStub(channel)
@@ -358,7 +358,7 @@ async def test_who_guesses_is_slowed_at_both_doors_and_others_are_not(settings: 
     container = Container(settings=strict)
     async with (
         running(container) as up,
-        httpx2.AsyncClient(base_url=up.doors["rest"].address) as http,
+        httpx2.AsyncClient(base_url=up.doors["rest"].address, timeout=30) as http,
         grpc.aio.insecure_channel(up.doors["grpc"].address) as channel,
     ):
         _, key = await container.keys().create("owner")

@@ -311,7 +311,7 @@ async def test_the_admin_listener_needs_no_door(tmp_path: Path) -> None:
     opened = json.loads(await process.stderr.readline())
     assert opened["message"] == "admin listener is open"
     await until_up(process)
-    async with httpx2.AsyncClient(base_url=opened["trivium.address"]) as http:
+    async with httpx2.AsyncClient(base_url=opened["trivium.address"], timeout=30) as http:
         assert (await http.get("/readyz?verbose")).json()["checks"]["store"]["state"] == "ok"
         assert "grpc_server_started_total" in (await http.get("/metrics")).text
     process.terminate()

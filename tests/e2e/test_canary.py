@@ -78,7 +78,7 @@ async def test_the_password_of_the_broker(tmp_path: Path, amqp_url: str, monkeyp
         doors = ("--data-dir=:memory:", "--no-grpc", *TALKATIVE)
         async with trivium_process(*doors, *flags, environment=environment) as process:
             await process.logged("part is not well")
-            async with httpx2.AsyncClient(base_url=process.rest) as http:
+            async with httpx2.AsyncClient(base_url=process.rest, timeout=30) as http:
                 verbose = await http.get("/readyz?verbose")
             return logged(process) + shown(verbose) + await told(process)
 

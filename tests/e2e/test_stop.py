@@ -94,7 +94,7 @@ async def test_doors_without_their_libraries(environment: Callable[..., str]) ->
     """Where grpcio and pika are not installed REST serves alone; the other doors are refused, naming the extra."""
     python = environment(f"{sys.version_info[0]}.{sys.version_info[1]}", *DOOR_LIBRARIES)
     async with trivium_process("--no-grpc", "--no-amqp", "--data-dir=:memory:", python=python) as trivium:
-        async with httpx2.AsyncClient(base_url=trivium.rest) as http:
+        async with httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http:
             assert (await http.get("/api/data")).json()["offset"] == 0
         assert await trivium.end(signal.SIGTERM) == 0
     refused = subprocess.run([python, "main.py"], cwd=ROOT, capture_output=True, text=True, timeout=60)  # noqa: ASYNC221 - short

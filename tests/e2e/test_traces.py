@@ -60,7 +60,7 @@ async def test_one_trace_from_rest_through_rabbitmq_to_a_follower_of_another(
         async with grpc.aio.insecure_channel(second.grpc) as target:
             follower = MessagesStub(target).Follow(pb.FollowRequest(topic=topic, after=0))
             assert not (await follower.read()).messages  # it stands at the start
-            async with httpx2.AsyncClient(base_url=first.rest) as http:
+            async with httpx2.AsyncClient(base_url=first.rest, timeout=30) as http:
                 answer = await http.post(f"/api/topics/{topic}/messages", content=b"hello", headers=SAMPLED)
                 assert answer.status_code == 201
             (message,) = (await follower.read()).messages
@@ -148,7 +148,7 @@ async def test_what_is_not_sampled_is_not_recorded(traces: Collector, sampler: d
     variables = {**environment(traces, "one"), **sampler}
     async with (
         trivium_process("--no-amqp", "--no-grpc", "--data-dir=:memory:", environment=variables) as trivium,
-        httpx2.AsyncClient(base_url=trivium.rest) as http,
+        httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http,
     ):
         unsampled = f"00-{TRACE}-{CLIENT}-00"
         await http.post("/api/topics/t/messages", content=b"1", headers={"traceparent": unsampled})
@@ -172,7 +172,7 @@ async def test_about_the_share_that_was_asked_for_is_recorded(traces: Collector)
     }
     async with (
         trivium_process("--no-amqp", "--no-grpc", "--data-dir=:memory:", environment=variables) as trivium,
-        httpx2.AsyncClient(base_url=trivium.rest) as http,
+        httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http,
     ):
         for number in range(100):
             await http.post("/api/topics/t/messages", content=b"%d" % number)
@@ -192,7 +192,7 @@ async def test_what_names_no_span_is_no_parent(traces: Collector, traceparent: s
         trivium_process(
             "--no-amqp", "--no-grpc", "--data-dir=:memory:", environment=environment(traces, "one")
         ) as trivium,
-        httpx2.AsyncClient(base_url=trivium.rest) as http,
+        httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http,
     ):
         await http.post("/api/topics/t/messages", content=b"1", headers={"traceparent": traceparent})
         spans = await traces.collected(lambda spans: len(spans) == 2)
@@ -228,7 +228,7 @@ async def test_a_collector_that_is_away_holds_nothing_up() -> None:
             *("--no-amqp", "--no-grpc", "--data-dir=:memory:"),
             environment={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
         ) as trivium,
-        httpx2.AsyncClient(base_url=trivium.rest) as http,
+        httpx2.AsyncClient(base_url=trivium.rest, timeout=30) as http,
     ):
         assert (await http.post("/api/topics/t/messages", content=b"1", headers=SAMPLED)).status_code == 201
         assert await trivium.end(signal.SIGTERM) == 0

@@ -33,7 +33,7 @@ async def test_an_edge_starts_without_its_core_and_recovers(core: Core, stack: A
     await core.rest.close()
     async with asyncio.timeout(10):
         edge = await start_edge(stack, core.addresses)
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
     answer = await http.get("/readyz?verbose")
     assert answer.status_code == 503
     checks = answer.json()["checks"]
@@ -223,7 +223,7 @@ async def test_a_log_that_was_replaced_is_read_as_it_is(core: Core, stack: Async
     """By a backup or an empty one: nothing at an edge stands for what was at the same places, whatever its ids."""
     edge = await start_edge(stack, core.address(protocol))
     messages = MessagesStub(await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address)))
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
 
     async def read() -> set[bytes]:
         """The data of all messages, in whichever way they are read."""
@@ -265,7 +265,7 @@ async def test_numbers_that_no_wire_takes_are_refused(
 ) -> None:
     """As the core would refuse them, whichever way they would go to it."""
     edge = await start_edge(stack, core.address(protocol))
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
     answer = await http.get(path)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
     assert answer.json()["field"] == field

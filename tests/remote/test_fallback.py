@@ -119,7 +119,7 @@ async def test_the_doors_tell_that_an_answer_is_stale(core: Core, stack: AsyncEx
     """`Age` and `Warning: 110` at REST, `stale` with its age at gRPC; fresh answers have neither."""
     edge = await start_edge(stack, core.addresses)
     await core.service.publish("t", [new_message(b"hello")])
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
     stub = MessagesStub(await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address)))
     paths = ("/api/data?topic=t", "/api/data?topic=empty", "/api/topics/t/messages")
     for is_stale in (False, True):
@@ -143,7 +143,7 @@ async def test_the_doors_tell_that_an_answer_is_stale(core: Core, stack: AsyncEx
 async def test_publishing_is_refused_while_the_core_is_away(core: Core, stack: AsyncExitStack) -> None:
     """With when to repeat, at every door; nothing is kept that the core would get later."""
     edge = await start_edge(stack, core.addresses)
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
     await away(core)
     answer = await http.post("/api/topics/t/messages", content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
@@ -187,7 +187,7 @@ async def test_no_call_outlives_its_deadline(core: Core, stack: AsyncExitStack) 
 async def test_a_caller_at_a_door_may_be_in_a_hurry(core: Core, stack: AsyncExitStack) -> None:
     """gRPC's deadline, and `Prefer: wait` at REST, end a call that the core does not answer."""
     edge = await start_edge(stack, core.addresses, core_attempt_seconds=60.0, core_seconds=60.0)
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.doors["rest"].address, timeout=30))
     stub = MessagesStub(await stack.enter_async_context(grpc.aio.insecure_channel(edge.doors["grpc"].address)))
     core.grpc.freeze()
     answer = await http.get("/api/data?topic=t", headers={"prefer": "respond-async, wait=1"})

@@ -310,11 +310,12 @@ async def test_a_certificate_can_not_be_passed_on(core: Core, stack: AsyncExitSt
     assert isinstance(await service.get_data("t"), Greeting)  # this core lets everybody in
 
 
-async def test_who_guesses_is_put_off(guarded: Core, edge: AnEdge) -> None:
+async def test_who_guesses_is_put_off(stack: AsyncExitStack, guarded: Core, link: str) -> None:
     """By address, also with the same guess; a credential that was taken from there before goes on."""
+    edge = await start_edge(stack, guarded.address(link), auth="required", auth_failures=3)
     good = Shown(await key_of(guarded.keys, "reader"))
     assert isinstance(await (await edge.gate.admit(good)).service.get_data("orders"), Greeting)
-    for number in range(30):
+    for number in range(3):
         session = await edge.gate.admit(Shown(f"guess-{number % 2}"))
         with pytest.raises(Unauthenticated):
             await session.service.get_data("orders")
@@ -373,7 +374,7 @@ async def test_an_edge_is_measured(core: Core, stack: AsyncExitStack) -> None:
     assert await caller.publish(None) == await caller.read(None) == OK
     await core.rest.close()
     await until(lambda: "open" in edge.health.checks[f"core {core.address('rest')}"].detail)
-    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.admin))
+    http = await stack.enter_async_context(httpx2.AsyncClient(base_url=edge.admin, timeout=30))
     told = (await http.get("/metrics")).text.splitlines()
     assert 'trivium_operations_total{code="ok",door="rest",operation="Publish"} 1.0' in told
     assert 'trivium_operations_total{code="ok",door="rest",operation="GetData"} 1.0' in told

@@ -163,11 +163,11 @@ async def test_the_deadline_is_passed_on(protocol: str) -> None:
     service = Told(STORED)
     async with linked(protocol, service) as core:
         await core.get_data("t")
-        async with deadlines.until(asyncio.get_running_loop().time() + 7.5):
+        async with deadlines.until(asyncio.get_running_loop().time() + 60.5):
             await core.get_data("t")
     assert service.remaining[0] is None
     assert service.remaining[1] is not None
-    assert 6.5 < service.remaining[1] <= 8.0
+    assert 40 < service.remaining[1] <= 61
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

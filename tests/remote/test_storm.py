@@ -5,9 +5,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from core import deadlines
 from core.errors import DeadlineExceeded, Unavailable
 from core.messages import new_message
-from tests.remote.conftest import Core, start_edge
+from tests.remote.conftest import PATIENCE_SECONDS, Core, start_edge
 
 #: The outage of this test is short; tests/e2e/edges.py has a long one.
 CALLERS = 20
@@ -45,7 +46,8 @@ async def test_an_outage_is_not_answered_with_more_load(
     server = await stack.enter_async_context(await asyncio.start_server(down.serve, "127.0.0.1", 0))
     addresses = ",".join(core.address(protocol) for protocol in protocols.split())
     edge = await start_edge(stack, addresses, core_seconds=1.0)
-    await asyncio.gather(*(edge.service.get_data("t") for _ in range(CALLERS)))
+    async with deadlines.until(asyncio.get_running_loop().time() + PATIENCE_SECONDS):
+        await asyncio.gather(*(edge.service.get_data("t") for _ in range(CALLERS)))
     refused = 0
 
     async def call() -> None:

@@ -39,7 +39,7 @@ async def test_listed_origins_may_call(service: LocalService, health: Health, se
     listed = msgspec.structs.replace(settings, rest_cors_origins=(ORIGIN,))
     async with (
         RestDoor(OpenGate(service, listed), health, listed, "1") as door,
-        httpx2.AsyncClient(base_url=door.address) as http,
+        httpx2.AsyncClient(base_url=door.address, timeout=30) as http,
     ):
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         preflight = await http.options("/api/data", headers={"Origin": ORIGIN, **asked})

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from contextlib import AsyncExitStack
 
 import httpx2
@@ -18,6 +17,8 @@ from core.settings import Settings
 from tests.rest.wire import connected, request, until
 from transports.rest import connections, serving
 from transports.rest.door import RestDoor
+
+_AT_ONCE = 8.0  # Seconds: less than the 10 for which a door waits for what does not end, and time for a slow machine.
 
 
 async def test_tells_its_real_port(door: RestDoor, http: httpx2.AsyncClient) -> None:
@@ -70,7 +71,7 @@ async def test_tells_details_to_principals(guarded: RestDoor, health: Health, ke
     """Where authentication is required, addresses and errors are not for strangers; whether it is ready is."""
     health.report("broker", State.DEGRADED, "amqp://shop@192.0.2.1: refused")
     _, key = await keys.create("shop")
-    async with httpx2.AsyncClient(base_url=guarded.address) as http:
+    async with httpx2.AsyncClient(base_url=guarded.address, timeout=30) as http:
         assert (await http.get("/readyz")).json() == {"status": "ok"}
         assert (await http.get("/livez", headers={"Content-Length": "0"})).json() == {"status": "ok"}
         for headers in ({}, {"X-API-Key": "trv_nonsense"}):
@@ -99,9 +100,8 @@ async def test_leaves_at_once_with_idle_connections(service: LocalService, healt
         await used.reply()
         async with httpx2.AsyncClient(base_url=door.address, http1=False, http2=True) as second:
             await second.get("/livez")
-            started = time.monotonic()
-            await door.__aexit__(None, None, None)
-            assert time.monotonic() - started < 2
+            async with asyncio.timeout(_AT_ONCE):
+                await door.__aexit__(None, None, None)
             assert await fresh.closed() == b""
             assert await used.closed() == b""
 
@@ -116,11 +116,10 @@ async def test_ends_streams_and_leaves(service: LocalService, health: Health, se
         await one.send(request("GET", "/api/topics/t/stream"))
         await two.send(request("GET", "/api/topics/t/messages?wait=60"))
         await until(lambda: service.streams == 2)
-        started = time.monotonic()
         health.drain()
         service.drain()
-        await door.__aexit__(None, None, None)
-        assert time.monotonic() - started < 2
+        async with asyncio.timeout(_AT_ONCE):
+            await door.__aexit__(None, None, None)
         assert (await one.reply()).body == b"id: 0\n\n"
         assert (await two.reply()).json() == {"messages": [], "next": 0}
 
@@ -161,9 +160,8 @@ async def test_does_not_wait_for_bodies_when_it_leaves(
     async with RestDoor(OpenGate(service, settings), health, settings, "1") as door, connected(door) as wire:
         await wire.send(request("POST", "/api/topics/t/messages", "Content-Length: 10") + b"half")
         await until(lambda: door.intake.bodies.used > 0)
-        started = time.monotonic()
-        await door.__aexit__(None, None, None)
-        assert time.monotonic() - started < 2
+        async with asyncio.timeout(_AT_ONCE):
+            await door.__aexit__(None, None, None)
         assert (await wire.reply()).json()["code"] == "unavailable"
 
 

@@ -145,7 +145,7 @@ async def test_strangers_take_no_places(guarded: RestDoor, monkeypatch: pytest.M
         streams = [await client.ask("POST", MESSAGES, ("content-length", "9"), end=False) for _ in range(30)]
         assert {await client.status(stream) for stream in streams} <= {401, 429}
         await until(lambda: guarded.intake.refused == 20)
-        async with httpx2.AsyncClient(base_url=guarded.address) as http:
+        async with httpx2.AsyncClient(base_url=guarded.address, timeout=30) as http:
             assert (await http.get("/livez")).status_code == 200
             assert (await http.post("/api/data", content=b"{}")).status_code == 401
     await until(lambda: guarded.intake.refused == guarded.intake.requests == 0)
@@ -258,7 +258,11 @@ class TestLibraries:
             return import_module(name)
 
         monkeypatch.setattr("transports.rest.http2.import_module", slow)
-        async with http2(door) as first, http2(door) as second, httpx2.AsyncClient(base_url=door.address) as http:
+        async with (
+            http2(door) as first,
+            http2(door) as second,
+            httpx2.AsyncClient(base_url=door.address, timeout=30) as http,
+        ):
             streams = [await client.ask("GET", "/livez") for client in (first, second)]
             await until(lambda: len(door._server._connections) == 2 and bool(asked))
             assert (await http.get("/livez")).status_code == 200
@@ -274,7 +278,7 @@ class TestLibraries:
         async with http2(door) as client, asyncio.timeout(20):
             await client.closed()
         await until(lambda: len(door._server._connections) == 0)
-        async with httpx2.AsyncClient(base_url=door.address) as http:
+        async with httpx2.AsyncClient(base_url=door.address, timeout=30) as http:
             assert (await http.get("/livez")).status_code == 200
 
     async def test_hold_up_no_end(self, door: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:

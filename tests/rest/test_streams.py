@@ -158,7 +158,7 @@ async def test_refuses_more_followers_than_it_may_have(log: Any, health: Health,
     service = LocalService.of(log, msgspec.structs.replace(settings, max_streams=1))
     async with (
         RestDoor(OpenGate(service, settings), health, settings, "1") as door,
-        httpx2.AsyncClient(base_url=door.address) as http,
+        httpx2.AsyncClient(base_url=door.address, timeout=30) as http,
     ):
         async with http.stream("GET", STREAM) as first:
             assert first.status_code == 200

@@ -95,10 +95,10 @@ async def test_tells_who_the_client_is(
     door: RestDoor, context: ssl.SSLContext, pki: Pki, scopes: list[Any], version: int
 ) -> None:
     """A verified certificate of the client is in the scope's state, and the scheme is `https`."""
-    async with httpx2.AsyncClient(http1=version == 1, http2=version == 2, verify=context) as http:
+    async with httpx2.AsyncClient(http1=version == 1, http2=version == 2, verify=context, timeout=30) as http:
         assert (await http.get(f"{door.address}/livez")).status_code == 200
     shown = pki.context(pki.ours.client("client.example"))
-    async with httpx2.AsyncClient(http1=version == 1, http2=version == 2, verify=shown) as http:
+    async with httpx2.AsyncClient(http1=version == 1, http2=version == 2, verify=shown, timeout=30) as http:
         assert (await http.get(f"{door.address}/livez")).status_code == 200
     anonymous, known = scopes
     assert (anonymous["state"]["peer"], anonymous["scheme"]) == (None, "https")
