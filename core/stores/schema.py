@@ -28,8 +28,8 @@ MIGRATIONS = (
         attributes   TEXT,                 -- a JSON object, NULL if there are none
         data         BLOB    NOT NULL
     );
-    -- the id before the source: ids of version 7 arrive in order, so the index grows at its end
-    CREATE UNIQUE INDEX identity ON messages (topic, id, source);
+    -- the id first: ids of version 7 arrive in order, so the index grows at its end, whichever topics they are for
+    CREATE UNIQUE INDEX identity ON messages (id, source, topic);
     CREATE TABLE cursors (
         reader TEXT    NOT NULL,
         topic  INTEGER NOT NULL,
