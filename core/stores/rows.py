@@ -13,7 +13,6 @@ from core.stores.schema import OFFSET_BITS
 Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = "position, topic, id, source, type, time, time_given, content_type, subject, key, attributes, data"
-WIDTH = COLUMNS.count(",") + 1
 #: What is read of a row.
 STORED = "position, id, source, type, content_type, time, time_given, subject, key, attributes, data"
 

@@ -1,7 +1,7 @@
 """The one connection that writes: it appends groups of messages and keeps the write-ahead log short."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apsw
 
@@ -12,15 +12,36 @@ from core.stores import rows
 from core.stores.groups import Cursors, StoreBroken, Unit, log
 from core.stores.runs import Run
 
-_ROW = f"({','.join('?' * rows.WIDTH)})"
-_INSERT = f"INSERT INTO messages ({rows.COLUMNS}) VALUES {_ROW} ON CONFLICT DO NOTHING"  # noqa: S608
-#: Rows to a statement, and the statement. Each gives the interpreter lock away, and has to wait for it afterwards.
-_INSERTS = tuple((count, _INSERT.replace(_ROW, ",".join([_ROW] * count))) for count in (256, 64, 16, 4, 1))
+
+class _Insert:
+    """An INSERT of any number of rows, in few statements.
+
+    Each gives the interpreter lock away, and has to wait for it afterwards.
+    """
+
+    def __init__(self, table: str, columns: str, conflict: str) -> None:
+        self.width = columns.count(",") + 1
+        row = f"({','.join('?' * self.width)})"
+        self._statements = tuple(
+            (count * self.width, f"INSERT INTO {table} ({columns}) VALUES {','.join([row] * count)} {conflict}")  # noqa: S608
+            for count in (256, 64, 16, 4, 1)
+        )
+        #: Of one row.
+        _, self.one = self._statements[-1]
+
+    def of(self, values: Sequence[object]) -> Iterator[tuple[str, Sequence[object]]]:
+        """Statements, and what each takes of the rows that stand one behind another in `values`."""
+        at = 0
+        for size, statement in self._statements:
+            while len(values) - at >= size:
+                yield statement, values[at : at + size]
+                at += size
+
+
+_MESSAGES = _Insert("messages", rows.COLUMNS, "ON CONFLICT DO NOTHING")
+_HEADS = _Insert("topics", "number, name, head", "ON CONFLICT (number) DO UPDATE SET head = excluded.head")
 _FIND = f"SELECT {rows.STORED} FROM messages WHERE topic = ? AND id = ? AND source = ?"  # noqa: S608
 _REMOVE = "DELETE FROM messages WHERE position > ? AND position <= ?"
-_SAVE_HEAD = (
-    "INSERT INTO topics (number, name, head) VALUES (?,?,?) ON CONFLICT (number) DO UPDATE SET head = excluded.head"
-)
 _SAVE_CURSOR = (
     "INSERT INTO cursors (reader, topic, offset) VALUES (?,?,?) "
     "ON CONFLICT (reader, topic) DO UPDATE SET offset = excluded.offset"
@@ -69,10 +90,7 @@ class Writer:
             self._cursor.execute("BEGIN IMMEDIATE")
             if not self._append_together(units, touched):
                 self._append_each(units, touched)
-            self._cursor.executemany(
-                _SAVE_HEAD,
-                [(topic.number, topic.name, topic.head) for topic in touched if topic.head > topic.committed],
-            )
+            self._save_heads(touched)
             self._save_cursors(cursors)
             self._cursor.execute("COMMIT")
         except BaseException as error:
@@ -139,14 +157,10 @@ class Writer:
 
     def _insert(self, values: Sequence[object]) -> bool:
         """Whether all of these rows could be inserted, one behind another in `values`."""
-        at = 0
-        for count, statement in _INSERTS:
-            width = count * rows.WIDTH
-            while len(values) - at >= width:
-                self._cursor.execute(statement, values[at : at + width])
-                if self._connection.changes() < count:
-                    return False
-                at += width
+        for statement, some in _MESSAGES.of(values):
+            self._cursor.execute(statement, some)
+            if self._connection.changes() * _MESSAGES.width < len(some):
+                return False
         return True
 
     def _remove(self, topic: Topic, head: int) -> None:
@@ -175,7 +189,7 @@ class Writer:
                 offset = topic.head + 1
                 row: list[object] = []
                 rows.append_to(row, topic.number, offset, rows.to_micros(now), (message,))
-                self._cursor.execute(_INSERT, row)
+                self._cursor.execute(_MESSAGES.one, row)
                 if self._connection.changes():
                     topic.head = offset
                     stored.append(message)
@@ -202,6 +216,14 @@ class Writer:
             return first.offset
         field = "id" if index is None else f"messages[{index}].id"
         raise Conflict(f"was published before with other content, at offset {first.offset}", field=field)
+
+    def _save_heads(self, topics: Iterable[Topic]) -> None:
+        values: list[object] = []
+        for topic in topics:
+            if topic.head > topic.committed:
+                values += (topic.number, topic.name, topic.head)
+        for statement, some in _HEADS.of(values):
+            self._cursor.execute(statement, some)
 
     def _save_cursors(self, cursors: Cursors) -> None:
         for reader, offsets in cursors.items():

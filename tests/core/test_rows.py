@@ -32,7 +32,7 @@ def rows_of(messages: list[Message]) -> Iterator[rows.Row]:
     rows.append_to(values, 3, 7, rows.to_micros(NOW), messages)
     columns = rows.COLUMNS.split(", ")
     places = [columns.index(column) for column in rows.STORED.split(", ")]
-    for at in range(0, len(values), rows.WIDTH):
+    for at in range(0, len(values), len(columns)):
         yield tuple(values[at + place] for place in places)
 
 
