@@ -1,7 +1,7 @@
 """Takes requests in whole, within bounds, before anything else looks at them but what answers pages of other origins.
 
-What is not wanted is read all the same, and thrown away: else HTTP/1.1 would have to close the connection, and
-Hypercorn, which speaks HTTP/2, would read nothing more of any of its streams until the answer has ended.
+What is not wanted over HTTP/1.1 is read all the same, and thrown away: else the connection would have to be closed. A
+stream of HTTP/2 ends in each direction for itself, and what comes after the answer passes by.
 """
 
 import asyncio
@@ -172,10 +172,11 @@ class Intake:
     async def _turn_away(
         self, answer: Answer, scope: Scope, send: Send, body: "_Body | None" = None, until: float = 0.0
     ) -> None:
-        """Answer at once, but keep the connection until the body, if there is more of it, is in or late.
+        """Answer at once; a connection of HTTP/1.1 is kept until the body, if there is more of it, is in or late.
 
         Closing a socket with unread input resets it, and the client would never see the answer. It counts no more as
-        a request, so that those who have no business here take no places of others.
+        a request, so that those who have no business here take no places of others. Over HTTP/2 clients may wait for
+        the end of the answer before they end the body, or reset it (RFC 9113, section 8.1).
         """
         self.requests -= 1
         self.refused += 1
@@ -187,15 +188,16 @@ class Intake:
 
     async def _refuse(self, answer: Answer, scope: Scope, send: Send, body: "_Body | None", until: float) -> None:
         begun = perf_counter()
-        await self._sender.begin(answer, scope, send)
+        unread = None if scope["http_version"] == "2" else body
+        await (self._sender.send if unread is None else self._sender.begin)(answer, scope, send)
         self._refused.ended(answer.code, begun, (scope, answer.status))
-        if body is not None:
-            body.release()
+        if unread is not None:
+            unread.release()
             if self.refused <= _REFUSED:
                 with suppress(TimeoutError):
                     async with self._deadline(until):
-                        await body.discard()
-        await self._sender.end(send)
+                        await unread.discard()
+            await self._sender.end(send)
 
     @asynccontextmanager
     async def _deadline(self, until: float) -> AsyncIterator[None]:
