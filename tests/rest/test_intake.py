@@ -307,6 +307,19 @@ async def test_answers_a_defect_as_internal(
     assert b"secret" not in reply.body
 
 
+async def test_reads_on_for_a_bounded_number_of_strangers(guarded: RestDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who are refused, and do not send the rest, hold no places; past their bound, connections end."""
+    monkeypatch.setattr("transports.rest.intake._REFUSED", 1)
+    async with connected(guarded) as one, connected(guarded) as two:
+        for wire in (one, two):
+            await wire.send(request("POST", MESSAGES, "Content-Length: 9"))
+            assert (await wire.reply()).status == 401
+        assert await two.closed() == b""
+        assert (guarded.intake.requests, guarded.intake.refused) == (0, 1)
+        await one.send(b"x" * 9)
+        await until(lambda: guarded.intake.refused == 0)
+
+
 class TestManyRequests:
     """Against a small bound of requests."""
 
