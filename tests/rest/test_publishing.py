@@ -127,6 +127,16 @@ async def test_stores_a_structured_event(http: httpx2.AsyncClient, service: Loca
     assert (message.key, message.attributes) == ("k", {"count": "7"})
 
 
+async def test_the_content_type_tells_the_mode(http: httpx2.AsyncClient, service: LocalService) -> None:
+    """Attributes of an event in JSON may stand in headers too (CloudEvents HTTP binding, section 3.2.3)."""
+    body = json.dumps({**EVENT, "subject": "its own", "data": 1}).encode()
+    for form, sent, status in ((STRUCTURED, body, 201), (BATCH, b"[%b]" % body, 200)):
+        headers = {**BINARY, "ce-subject": "of the headers", "content-type": form}
+        assert (await http.post(MESSAGES, content=sent, headers=headers)).status_code == status
+    message = (await _stored(service)).message
+    assert (message.id, message.subject, message.data) == ("1", "its own", b"1")
+
+
 async def test_stores_a_batch(http: httpx2.AsyncClient, service: LocalService) -> None:
     """A batch answers 201 with a place each if anything was stored, and 200 if nothing was."""
     events = [{**EVENT, "id": "1"}, {**EVENT, "id": "2"}, {**EVENT, "id": "1"}]

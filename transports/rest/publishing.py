@@ -31,17 +31,17 @@ def messages_of(request: Request, key: str | None, limits: Limits) -> tuple[Sequ
     """The messages of a publishing request, and whether they are a batch.
 
     `key` is their partition key, for those that bring none. Raises `InvalidArgument` or `UnsupportedMediaType`; the
-    values themselves are judged when they are published.
+    values themselves are judged when they are published. The content type alone tells what a body is, and an event in
+    one may have its attributes in headers too (the binding, sections 3 and 3.2.3).
     """
     kind = content_type(request)
-    attributes = _ce_headers(request)
-    form = None if "specversion" in attributes else _event_form(kind)
+    form = _event_form(kind)
     if form == BATCH:
         messages = decode_batch(request.body, limits)
     elif form == STRUCTURED:
         messages = [decode_event(request.body, limits)]
     else:
-        messages = [_one(request, attributes, kind)]
+        messages = [_one(request, kind)]
     return _with_context(messages, key, limits), form == BATCH
 
 
@@ -52,8 +52,9 @@ def text_message_of(request: Request, limits: Limits) -> Message:
     return _with_context([message], None, limits)[0]
 
 
-def _one(request: Request, attributes: dict[str, str], kind: str | None) -> Message:
+def _one(request: Request, kind: str | None) -> Message:
     """A message from its attributes in headers: in binary mode a whole event, else what overrides the fill-ins."""
+    attributes = _ce_headers(request)
     key = _idempotency_key(request)
     if key is not None:
         attributes.setdefault("id", key)
