@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from core.limits import MAX_OFFSET
 from core.service import MAX_PAGE, MAX_WAIT_SECONDS, PAGE_BYTES
 from transports.cloudevents import BATCH, STRUCTURED
 from transports.documents import PROBLEM
-from transports.rest.schemas import DATA, EVENT, KEY, NEW_KEY, PUBLISHED, STORED, Schema, ref, schemas
+from transports.rest.schemas import CURSOR, DATA, EVENT, KEY, NEW_KEY, OFFSET, PUBLISHED, STORED, Schema, ref, schemas
 from transports.rest.streams import EVENT_STREAM
 
 _JSON = "application/json"
@@ -129,7 +128,8 @@ def _post_data() -> Schema:
 
 
 def _publish() -> Schema:
-    plain: Schema = {"schema": {}}  # as OpenAPI 3.1 describes bytes
+    # as OpenAPI 3.1 describes bytes; JSON is among them, and not named: generators would send events as such
+    plain: Schema = {"schema": {}}
     key = _query("key", {"type": "string", "minLength": 1, "maxLength": 255}, "The same as `ce-partitionkey`.")
     return _operation(
         "publish",
@@ -137,15 +137,14 @@ def _publish() -> Schema:
         "Publish a message or a batch",
         _published("Published", "PublishedBatch"),
         (404, 409, 415),
-        description="With `ce-specversion` the headers are a CloudEvent in binary mode: `ce-source` and `ce-type` are "
-        "required, and the id is `ce-id` or `Idempotency-Key`. A body of another type is a message of that type; "
-        "`ce-*` headers override what is filled in. A batch is stored whole or not at all.",
+        description="A body of another type than a CloudEvent is a message of that type; `ce-*` headers override what "
+        "is filled in. With `ce-specversion` they are a CloudEvent in binary mode: `ce-source` and `ce-type` are "
+        "required, and the id is `ce-id` or `Idempotency-Key`. A batch is stored whole or not at all.",
         parameters=[_topic(), key, *_identity(), *_event_headers(), *_trace()],
         requestBody={
             "content": {
                 STRUCTURED: {"schema": ref("Event"), "example": EVENT},
                 BATCH: {"schema": ref("Batch"), "example": [EVENT]},
-                _JSON: {**plain, "example": {"order": 17}},
                 "text/plain": {**plain, "example": "hello"},
                 "application/octet-stream": plain,
                 "*/*": plain,
@@ -158,7 +157,7 @@ def _read_messages() -> Schema:
     wait = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0}
     parameters = [
         _topic(),
-        _query("after", _cursor(default=0), f"The cursor: offsets above it are read. {_ABOVE}"),
+        _query("after", {**CURSOR, "default": 0}, f"The cursor: offsets above it are read. {_ABOVE}"),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, _PAGE),
         _query("wait", wait, "Seconds to wait for a message if there is none."),
     ]
@@ -168,17 +167,16 @@ def _read_messages() -> Schema:
 
 
 def _get_message() -> Schema:
-    offset = _path("offset", {"type": "integer", "minimum": 1, "maximum": MAX_OFFSET}, 42)
+    offset = _path("offset", OFFSET, 42)
     answer = _content("The message.", STRUCTURED, ref("StoredEvent"), STORED)
     return _operation("getMessage", "messages", "Read one message", answer, (404,), parameters=[_topic(), offset])
 
 
 def _follow() -> Schema:
-    cursor = _cursor()
     parameters = [
         _topic(),
-        _query("after", cursor, f"The cursor; from now on if it is left out. {_ABOVE}"),
-        {**_header("Last-Event-ID", cursor, "The cursor of a client that reconnects."), "example": "41"},
+        _query("after", CURSOR, f"The cursor; from now on if it is left out. {_ABOVE}"),
+        {**_header("Last-Event-ID", CURSOR, "The cursor of a client that reconnects."), "example": 41},
     ]
     answer = _content(
         "Server-sent events: `id` is the offset, `event` is `message`, `data` the CloudEvent. The first frame carries "
@@ -201,7 +199,7 @@ def _list_topics() -> Schema:
 
 
 def _create_key() -> Schema:
-    created = {"description": "Made.", "content": {_JSON: {"schema": ref("NewKey"), "example": NEW_KEY}}}
+    created = {"description": "Made.", "content": {_JSON: {"schema": ref("CreatedKey"), "example": NEW_KEY}}}
     example = {"principal": "shop", "days": 90}
     return _operation(
         "createKey",
@@ -311,17 +309,13 @@ def _topic() -> Schema:
     return _path("topic", ref("Topic"), "orders")
 
 
-def _cursor(**rules: Any) -> Schema:
-    return {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, **rules}
-
-
 def _identity() -> list[Schema]:
     return [_header("Idempotency-Key", {"type": "string"}, "The id of the message, if it brings none; may be quoted.")]
 
 
 def _event_headers() -> list[Schema]:
     names = ("id", "source", "type", "subject", "time", "partitionkey", "dataschema")
-    version = _header("ce-specversion", {"const": "1.0"}, "Says that the headers are a CloudEvent.")
+    version = _header("ce-specversion", {"type": "string", "enum": ["1.0"]}, "Says that the headers are a CloudEvent.")
     return [version, *(_header(f"ce-{name}", {"type": "string"}, f"`{name}`, percent-encoded.") for name in names)]
 
 

@@ -8,8 +8,8 @@ from core.limits import MAX_OFFSET
 Schema = dict[str, Any]
 
 _TIME = "2026-01-31T12:00:00.500000Z"
-_OFFSET: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_OFFSET}
-_CURSOR: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
+OFFSET: Schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_OFFSET}
+CURSOR: Schema = {**OFFSET, "minimum": 0}
 _EXTENSION: Schema = {"type": ["string", "integer", "boolean", "null"]}
 
 EVENT: Schema = {
@@ -144,7 +144,7 @@ def _keys() -> Schema:
             examples=[{"principal": "shop", "days": 90}],
         ),
         "Key": _object(info, examples=[KEY]),
-        "NewKey": _object({"key": _text("The key itself; it is told only here."), **info}, examples=[NEW_KEY]),
+        "CreatedKey": _object({"key": _text("The key itself; it is told only here."), **info}, examples=[NEW_KEY]),
         "Keys": _object(
             {
                 "keys": {"type": "array", "items": ref("Key")},
@@ -159,14 +159,14 @@ def schemas() -> Schema:
     """All of them, by name."""
     published = {
         "topic": ref("Topic"),
-        "offset": _OFFSET,
+        "offset": OFFSET,
         "id": {"type": "string"},
         "duplicate": {"type": "boolean", "description": "It was stored before, at this offset."},
     }
     data = {
         "message": _text("The data: as it is if it is UTF-8, else in base64."),
         "topic": ref("Topic"),
-        "offset": {**_CURSOR, "description": "0 for the greeting."},
+        "offset": {**CURSOR, "description": "0 for the greeting."},
         "id": {"type": "string"},
         "source": {"type": "string"},
         "time": {"type": "string", "format": "date-time"},
@@ -174,7 +174,13 @@ def schemas() -> Schema:
     }
     status = {"status": {"const": "ok"}, "checks": ref("Checks")}
     return {
-        "Topic": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$", "examples": ["orders"]},
+        "Topic": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            "minLength": 1,
+            "maxLength": 200,
+            "examples": ["orders"],
+        },
         "Data": _object(data, optional=("id", "source", "time", "encoding"), examples=[DATA]),
         "Text": _object({"message": {"type": "string"}}, examples=[{"message": "hello"}]),
         "Event": _event(),
@@ -190,13 +196,13 @@ def schemas() -> Schema:
         "Page": _object(
             {
                 "messages": {"type": "array", "items": ref("StoredEvent")},
-                "next": {**_CURSOR, "description": "What to pass as `after`."},
+                "next": {**CURSOR, "description": "What to pass as `after`."},
             },
             examples=[{"messages": [STORED], "next": 42}],
         ),
         "Topics": _object(
             {
-                "topics": {"type": "array", "items": _object({"topic": ref("Topic"), "head": _OFFSET})},
+                "topics": {"type": "array", "items": _object({"topic": ref("Topic"), "head": OFFSET})},
                 "next": {"anyOf": [ref("Topic"), {"type": "null"}], "description": "What to pass as `after`."},
             },
             examples=[{"topics": [{"topic": "orders", "head": 42}], "next": None}],
