@@ -60,6 +60,18 @@ def test_what_is_relayed_reads_as_it_was(message: Message) -> None:
     assert again.attributes == message.attributes
 
 
+@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_"])
+def test_headers_of_amqp_1_0_are_understood(prefix: str) -> None:
+    """As its CloudEvents binding has them; where both are there, `ce-*` wins."""
+    attributes = {"specversion": "1.0", "id": "7", "source": "urn:x", "type": "t", "subject": "s", "ext": "e"}
+    headers = {prefix + name: value for name, value in attributes.items()}
+    message = read(headers={"ce-id": "8", **headers}, message_id="9")
+    assert (message.id, message.source, message.type) == ("8", "urn:x", "t")
+    assert (message.subject, message.attributes) == ("s", {"ext": "e"})
+    with pytest.raises(InvalidArgument, match="specversion"):
+        read(headers={prefix + "specversion": "0.3"})
+
+
 def test_the_longest_attributes_are_relayed() -> None:
     """Of as many bytes as the limits allow, and the longest topic and the largest offset."""
     longest = "é" * 127 + "x"

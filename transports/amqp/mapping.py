@@ -12,6 +12,8 @@ from transports.amqp.properties import Header, Properties, Unfit
 TOPIC_HEADER = "x-trivium-topic"
 OFFSET_HEADER = "x-trivium-offset"
 _PREFIX = "ce-"
+#: What the CloudEvents binding for AMQP 1.0 has instead, in lower case; its clients also talk to RabbitMQ.
+_OTHER_PREFIXES = ("cloudevents:", "cloudevents_")
 _CONTENT_TYPE = "datacontenttype"
 _ENVELOPES = "application/cloudevents"
 #: An event in JSON takes up to so many times the bytes of its message: an escape has six for one.
@@ -78,9 +80,9 @@ def _optional(message: Message) -> bytes:
 def message_of(found: Properties, body: bytes, limits: Limits) -> Message:
     """The message that a producer meant.
 
-    `ce-*` headers win over properties, these over what is filled in. Raises `InvalidArgument`,
-    `UnsupportedMediaType` or `TooLarge` and nothing else. Limits are judged when it is published, except for an event
-    that would take long to read.
+    `ce-*` headers win over those of other prefixes, all of them over properties, these over what is filled in. Raises
+    `InvalidArgument`, `UnsupportedMediaType` or `TooLarge` and nothing else. Limits are judged when it is published,
+    except for an event that would take long to read.
     """
     attributes = _attributes(found)
     content_type = attributes.pop(_CONTENT_TYPE, found.content_type)
@@ -111,6 +113,10 @@ def _attributes(found: Properties) -> dict[str, str]:
         name = header.lower()
         if name.startswith(_PREFIX):
             name = name.removeprefix(_PREFIX)
+        elif name.startswith(_OTHER_PREFIXES):
+            name = name[len(_OTHER_PREFIXES[0]) :]
+            if _PREFIX + name in found.headers:
+                continue
         elif name not in TRACE_ATTRIBUTES or _PREFIX + name in found.headers:
             continue
         text = value if isinstance(value, str) and not isinstance(value, Unfit) else _canonical(header, value)
