@@ -1,11 +1,11 @@
 """The values that Trivium moves: frozen, without locks, sockets or acknowledgement state."""
 
+import os
 import time as _time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import count
-from random import getrandbits
 
 from msgspec import Struct
 
@@ -207,5 +207,6 @@ def uuid7() -> str:
 def _begin(milliseconds: int) -> tuple[str, Callable[[], int]]:
     """All but the last twelve digits, and what counts those. Its upper bit keeps their number at twelve."""
     time = f"{milliseconds:012x}"
-    begin = f"{time[:8]}-{time[8:]}-7{getrandbits(12):03x}-{0x8000 | getrandbits(14):04x}-"
-    return begin, count(1 << 46 | getrandbits(46)).__next__
+    random = int.from_bytes(os.urandom(9))  # nobody foresees ids, and takes one before its message comes
+    begin = f"{time[:8]}-{time[8:]}-7{random >> 60:03x}-{0x8000 | random >> 46 & 0x3FFF:04x}-"
+    return begin, count(1 << 46 | random & (1 << 46) - 1).__next__
