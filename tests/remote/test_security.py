@@ -33,6 +33,17 @@ class Certificates:
         command += ["-days", "2", "-subj", "/CN=trivium", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
         subprocess.run([*command, "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
 
+    def issued(self, folder: Path) -> Path:
+        """Another with the same key, of which this one is the authority."""
+        request, names, issued = folder / "issued.csr", folder / "names", folder / "issued.pem"
+        names.write_text("subjectAltName=IP:127.0.0.1\n")
+        command = ["openssl", "req", "-new", "-key", self.key, "-subj", "/CN=core", "-out", str(request)]
+        subprocess.run(command, check=True, capture_output=True)
+        command = ["openssl", "x509", "-req", "-CA", self.certificate, "-CAkey", self.key, "-set_serial", "2"]
+        command += ["-days", "2", "-extfile", str(names), "-in", str(request), "-out", str(issued)]
+        subprocess.run(command, check=True, capture_output=True)
+        return issued
+
     def server(self, *, mutual: bool) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.certificate)
         context.load_cert_chain(self.certificate, self.key)
@@ -64,6 +75,21 @@ async def test_a_link_may_be_encrypted(
     proxy = await stack.enter_async_context(Proxy(core.proxy(protocol).target, tls=tls))
     own = {"core_tls_cert": certificates.certificate, "core_tls_key": certificates.key} if mutual else {}
     edge = await start_edge(stack, secure(protocol, proxy), core_tls_ca=certificates.certificate, **own)
+    assert isinstance(await edge.service.get_data("t"), Greeting)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("trusted", ["authority", "core"])
+async def test_a_link_trusts_what_the_file_holds(
+    core: Core, stack: AsyncExitStack, certificates: Certificates, tmp_path: Path, protocol: str, trusted: str
+) -> None:
+    """An authority as openssl makes them, or the certificate of the core: over both protocols, on every Python."""
+    issued = certificates.issued(tmp_path)
+    tls = certificates.server(mutual=False)
+    tls.load_cert_chain(issued, certificates.key)
+    proxy = await stack.enter_async_context(Proxy(core.proxy(protocol).target, tls=tls))
+    authority = certificates.certificate if trusted == "authority" else str(issued)
+    edge = await start_edge(stack, secure(protocol, proxy), core_tls_ca=authority)
     assert isinstance(await edge.service.get_data("t"), Greeting)
 
 
