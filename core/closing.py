@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from core.errors import let_go
+
 
 class Closing:
     """Ends what waits, now and from then on: an open call when its door closes, a stream when its credential ends."""
@@ -38,6 +40,7 @@ class Closing:
             async with scope:
                 with self.ends(scope):
                     yield
-        except TimeoutError:
+        except TimeoutError as error:
             if not scope.expired():
                 raise
+            let_go(error)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-from core.errors import DeadlineExceeded
+from core.errors import DeadlineExceeded, let_go
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -43,6 +43,6 @@ async def until(when: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise DeadlineExceeded("the time that was given is over; the outcome is unknown") from error
+        raise DeadlineExceeded("the time that was given is over; the outcome is unknown") from let_go(error)
     finally:
         _deadline.reset(token)

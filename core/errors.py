@@ -15,7 +15,9 @@ TriviumError
 └── Internal              a defect of Trivium; the outcome is unknown, the log has the cause
 """
 
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class TriviumError(Exception):
@@ -118,3 +120,17 @@ class Internal(TriviumError):
 def of_code(code: str) -> type[TriviumError] | None:
     """The error that another Trivium told; None for a code that only a newer one has."""
     return next((kind for kind in TriviumError.__subclasses__() if kind.code == code), None)
+
+
+def let_go(error: E) -> E:
+    """The same error without its traceback, nor those of its causes.
+
+    For errors that stay in the hands of who caught them, or of a context that raised another in their place. From
+    Python 3.12 on the frame of a coroutine or generator that failed keeps its caller's: such a circle lasts until a
+    collection, which comes seldom.
+    """
+    one: BaseException | None = error
+    while one is not None and one.__traceback__ is not None:
+        one.__traceback__ = None
+        one = one.__cause__
+    return error

@@ -14,7 +14,7 @@ import structlog
 from core.administration import GuardedKeys, KeyAdministration, KeyService
 from core.allowance import Allowance, Rates
 from core.closing import Closing
-from core.errors import PermissionDenied, Unauthenticated
+from core.errors import PermissionDenied, Unauthenticated, let_go
 from core.guard import GuardedService
 from core.keys import PREFIX, KeyRing
 from core.places import Failures, network, remember
@@ -117,7 +117,7 @@ class Session:
         except TimeoutError as error:
             if not running.expired():
                 raise
-            raise Unauthenticated(self._ended or "the credential has expired", field="credential") from error
+            raise Unauthenticated(self._ended or "the credential has expired", field="credential") from let_go(error)
 
 
 class Gate(Protocol):

@@ -1,8 +1,15 @@
 """What waits, and its end."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
+import pytest
+
+from core import deadlines
 from core.closing import Closing
+from core.errors import DeadlineExceeded
+from tests.core.opening import alive
 
 
 async def waits(closing: Closing, until: float | None = None) -> str:
@@ -25,6 +32,24 @@ async def test_what_waits_may_have_an_end_of_its_own() -> None:
     """Which leaves the block as well, and others alone."""
     async with asyncio.timeout(10):
         assert await waits(Closing(), asyncio.get_running_loop().time()) == "left"
+
+
+class Held:
+    """What somebody has in hands who waits."""
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("until", [Closing().until, deadlines.until])
+async def test_what_was_left_is_let_go(until: Callable[[float], AbstractAsyncContextManager[None]]) -> None:
+    """At once, on every Python."""
+
+    async def wait(held: Held) -> None:
+        with suppress(DeadlineExceeded):
+            async with until(asyncio.get_running_loop().time()):
+                await asyncio.Event().wait()
+
+    await asyncio.create_task(wait(Held()))
+    assert not alive(Held)
 
 
 async def test_what_is_on_its_way_out_is_left_alone() -> None:

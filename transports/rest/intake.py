@@ -15,7 +15,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.closing import Closing
-from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable
+from core.errors import DeadlineExceeded, Overloaded, TooLarge, TriviumError, Unavailable, let_go
 from core.gate import Gate
 from core.settings import Settings
 from core.telemetry.figures import Figure
@@ -202,9 +202,13 @@ class Intake:
     @asynccontextmanager
     async def _deadline(self, until: float) -> AsyncIterator[None]:
         """Time for the client to send; `close` cuts it short."""
-        async with asyncio.timeout_at(until) as deadline:
-            with self._closing.ends(deadline):
-                yield
+        try:
+            async with asyncio.timeout_at(until) as deadline:
+                with self._closing.ends(deadline):
+                    yield
+        except TimeoutError as error:
+            let_go(error)
+            raise
 
 
 class _Body:

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive
 
+from core.errors import let_go
+
 
 class ClientGone(Exception):
     """The client left: nobody is there to be answered."""
@@ -26,7 +28,7 @@ async def while_present(receive: Receive) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise ClientGone from error
+        raise ClientGone from let_go(error)
 
 
 async def _watch(receive: Receive, scope: asyncio.Timeout) -> None:

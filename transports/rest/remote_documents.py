@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 from msgspec import Raw, Struct
 
-from core.errors import TriviumError
+from core.errors import TriviumError, let_go
 from core.messages import (
     Greeting,
     Page,
@@ -112,7 +112,7 @@ def _understood() -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, RecursionError, TriviumError) as error:  # msgspec's errors, and UnicodeDecodeError
-        raise Unreachable("the answer is none of a Trivium") from error
+        raise Unreachable("the answer is none of a Trivium") from let_go(error)
 
 
 def _age(answer: Response) -> float | None:
