@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 from core import deadlines
-from core.errors import DeadlineExceeded, Overloaded, TriviumError, Unavailable
+from core.errors import DeadlineExceeded, Overloaded, TriviumError, Unavailable, let_go
 from core.ports import MessageService
 from core.remote.addresses import Address, Addresses
 from core.remote.links import Unreachable
@@ -77,7 +77,7 @@ class Attempts:
                 try:
                     return await (_unless_left(address, answer) if waits_until else answer)
                 except _PASSING as error:
-                    last = error.with_traceback(None)  # which would hold this frame, and so the messages with it
+                    last = let_go(error)  # which would hold this frame, and so the messages with it
                     if isinstance(error, Overloaded):  # the other addresses are of the same core
                         break
             if last is None or not asked:

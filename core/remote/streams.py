@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from core import deadlines
 from core.closing import Closing
-from core.errors import DeadlineExceeded, Overloaded, Unavailable
+from core.errors import DeadlineExceeded, Overloaded, Unavailable, let_go
 from core.messages import Page
 from core.ports import MessageService
 from core.remote.addresses import Address, Addresses
@@ -73,7 +73,7 @@ class Streams:
                             failures = 0 if page.messages else failures
                             page = await self._next(address, pages)
                     except _LOST as lost:
-                        error = lost.with_traceback(None)  # which would hold this frame, and so the page with it
+                        error = let_go(lost)  # which would hold this frame, and so the page with it
                 failures += 1
                 opened = await self._resume(at, cursor, address, failures, error)
 
@@ -128,7 +128,7 @@ class Streams:
             try:
                 return await at(address, cursor)
             except _LOST as again:
-                lost, failures, error = address, failures + 1, again
+                lost, failures, error = address, failures + 1, let_go(again)
 
     async def _open(self, topic: str, authorization: str | None, address: Address, cursor: int | None) -> _Opened:
         """A stream at `address` and its first page, which comes at once, or the address is no good."""
