@@ -43,6 +43,11 @@ async def test_one_trace_from_rest_through_rabbitmq_to_a_follower_of_another(
 ) -> None:
     """Every step is there, each under the step that caused it; baggage and trace state arrive with the message."""
     topic = f"t-{uuid4().hex[:8]}"
+
+    def steps() -> list[Span]:
+        """Without the second relay's, which finds no queue and tells that."""
+        return [span for span in traces.spans if (span.service, span.name) != ("two", f"relay {topic}")]
+
     one, two = (
         ("--data-dir=:memory:", f"--amqp-url={amqp_url}", f"--amqp-prefix={amqp_prefix}.{name}")
         for name in ("one", "two")
@@ -64,13 +69,8 @@ async def test_one_trace_from_rest_through_rabbitmq_to_a_follower_of_another(
                 answer = await http.post(f"/api/topics/{topic}/messages", content=b"hello", headers=SAMPLED)
                 assert answer.status_code == 201
             (message,) = (await follower.read()).messages
-            follower.cancel()
-
-        def steps() -> list[Span]:
-            """Without the second relay's, which finds no queue and tells that."""
-            return [span for span in traces.spans if (span.service, span.name) != ("two", f"relay {topic}")]
-
-        await traces.collected(lambda _: len(steps()) >= 6)
+            await traces.collected(lambda _: len(steps()) >= 6)
+            follower.cancel()  # not before: a delivery that is cancelled by then tells of that
         assert [await process.end(signal.SIGTERM) for process in (first, second)] == [0, 0]
 
     spans = steps()
