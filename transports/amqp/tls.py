@@ -7,6 +7,7 @@ import structlog
 
 from core.settings import InvalidSettings, Settings
 from transports.tls.files import CIPHERS, Stamp, Unusable, read_authorities, read_key_pair, stamp
+from transports.tls.trust import trust_all_of_it
 
 log = structlog.get_logger("trivium.amqp")
 
@@ -62,7 +63,7 @@ class BrokerTls:
             if authorities is None:
                 context.load_default_certs()
             else:
-                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
+                trust_all_of_it(context)
                 context.load_verify_locations(cadata=authorities.decode())
             if self._certificate:
                 context.load_cert_chain(self._certificate, self._key, password="")

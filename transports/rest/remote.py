@@ -19,6 +19,7 @@ from core.remote.links import Unreachable
 from core.settings import Settings
 from transports.cloudevents import BATCH, STRUCTURED, encode_batch
 from transports.rest import remote_documents as documents
+from transports.tls.trust import trust_all_of_it
 
 #: Connections beside those that followers and waiting reads take.
 _CONNECTIONS = 1000
@@ -176,9 +177,7 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     """Raises `OSError` if a file can't be read or holds something else."""
     context = ssl.create_default_context(cafile=settings.core_tls_ca or None)
     if settings.core_tls_ca:
-        # As gRPC does, and as on every Python: 3.13 asks for extensions that openssl does not write unasked.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        trust_all_of_it(context)
     if settings.core_tls_cert:
         key = settings.core_tls_key or None
         context.load_cert_chain(settings.core_tls_cert, key, password="")  # OpenSSL would ask the terminal for one

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from msgspec import Struct
 
 from core.settings import Settings
+from transports.tls.trust import trust_all_of_it
 
 T = TypeVar("T")
 
@@ -96,8 +97,7 @@ class ServerFiles(Struct, frozen=True):
         context.load_cert_chain(self.certificate, self.key, password="")  # OpenSSL would ask the terminal for one
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            # As gRPC does: what is in the file is trusted, be it the root or a part of the organisation's tree.
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
+            trust_all_of_it(context)
             context.load_verify_locations(cadata=client_ca.decode())
         return context
 
